@@ -1,1 +1,6 @@
-//! TODO
+//! What a valid proxy configuration is: plain types on top, decode from the wire below.
+//!
+//! No I/O, no async, nothing that runs. Both planes link this crate, so that the control plane sees a resource with
+//! the proxy's own eyes before it commits it.
+
+pub mod invalid;

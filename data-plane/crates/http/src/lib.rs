@@ -1,1 +1,25 @@
-//! TODO
+//! HTTP messages and the codecs between them and bytes.
+//!
+//! After the codec, nothing knows which version of HTTP a request came by. Nothing outside this crate names a type of
+//! an HTTP library. Never: filters, clusters, configuration, sockets.
+
+pub mod flags;
+pub mod head;
+pub mod headers;
+pub mod info;
+pub mod io;
+pub mod reply;
+
+pub use head::{Method, Protocol, RequestHead, ResponseHead, Scheme};
+pub use headers::{HeaderName, Headers, name};
+pub use info::StreamInfo;
+pub use io::Io;
+pub use reply::LocalReply;
+
+/// A piece of a message after its head.
+#[derive(Debug)]
+pub enum Frame {
+    Data(bytes::Bytes),
+    /// The end of the message, with trailer fields.
+    Trailers(Headers),
+}

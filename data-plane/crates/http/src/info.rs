@@ -1,0 +1,231 @@
+//! What is known about one stream while it lives: filters, formatters and the access log read it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::flags::Flags;
+use crate::head::Protocol;
+
+/// Where bytes come from or go to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    Ip(SocketAddr),
+    /// A unix socket; the path is empty for an unnamed one.
+    Pipe(Arc<str>),
+}
+
+/// What TLS said about a connection; `None` of this is known before the handshake ended.
+#[derive(Debug, Clone, Default)]
+pub struct TlsInfo {
+    /// The server name the client asked for, in lower case.
+    pub sni: Option<Arc<str>>,
+    pub alpn: Option<Arc<str>>,
+    /// For example `TLSv1.3`.
+    pub version: &'static str,
+    /// For example `TLS_AES_128_GCM_SHA256`.
+    pub cipher: &'static str,
+    pub peer: Option<Arc<PeerCertificate>>,
+    pub local: Option<Arc<PeerCertificate>>,
+}
+
+/// What a certificate says, read once a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerCertificate {
+    pub uri_sans: Vec<String>,
+    pub dns_sans: Vec<String>,
+    pub ip_sans: Vec<String>,
+    pub email_sans: Vec<String>,
+    pub subject: String,
+    pub issuer: String,
+    /// Lower-case hex.
+    pub serial: String,
+    /// SHA-256 of the DER form, lower-case hex.
+    pub fingerprint_256: String,
+    /// SHA-1 of the DER form, lower-case hex.
+    pub fingerprint_1: String,
+    /// URL-encoded PEM, as `x-forwarded-client-cert` carries it.
+    pub pem_url_encoded: String,
+    /// The same for the whole chain.
+    pub chain_url_encoded: String,
+    pub not_before: Option<SystemTime>,
+    pub not_after: Option<SystemTime>,
+    /// Whether it was verified against a trusted authority.
+    pub verified: bool,
+}
+
+/// What is known about the downstream connection; shared by its streams.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    pub id: u64,
+    /// The address that the socket shows.
+    pub direct_remote: Address,
+    /// The same, or what the PROXY protocol said.
+    pub remote: Address,
+    pub local: Address,
+    pub tls: Option<TlsInfo>,
+    /// The server name asked for, also when TLS is passed through.
+    pub requested_server_name: Option<Arc<str>>,
+    pub start: SystemTime,
+    pub listener: Arc<str>,
+    pub filter_chain: Arc<str>,
+}
+
+/// Moments of a stream, as time since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// The last byte of the request came in.
+    pub request_complete: Option<Duration>,
+    /// The first and last byte of the request went upstream.
+    pub upstream_first_sent: Option<Duration>,
+    pub upstream_last_sent: Option<Duration>,
+    /// The first and last byte of the response came from upstream.
+    pub upstream_first_received: Option<Duration>,
+    pub upstream_last_received: Option<Duration>,
+    /// The first and last byte of the response went downstream.
+    pub downstream_first_sent: Option<Duration>,
+    pub downstream_last_sent: Option<Duration>,
+    pub upstream_connect_start: Option<Duration>,
+    pub upstream_connect_complete: Option<Duration>,
+    pub upstream_handshake_complete: Option<Duration>,
+}
+
+/// Bytes of a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Body bytes from the client (`%BYTES_RECEIVED%`).
+    pub received: u64,
+    /// Body bytes to the client (`%BYTES_SENT%`).
+    pub sent: u64,
+    pub request_headers: u64,
+    pub response_headers: u64,
+    pub response_trailers: u64,
+    pub upstream_sent: u64,
+    pub upstream_received: u64,
+}
+
+/// The upstream side of a stream, once an endpoint was picked.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamInfo {
+    pub cluster: Option<Arc<str>>,
+    pub host: Option<Address>,
+    pub host_name: Option<Arc<str>>,
+    pub local: Option<Address>,
+    pub protocol: Option<Protocol>,
+    pub connection_id: u64,
+    /// Why connecting or TLS failed, for `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub failure: Option<Cow<'static, str>>,
+    pub tls: Option<TlsInfo>,
+    /// Tries so far, the first included.
+    pub attempts: u32,
+}
+
+/// One stream, from its head to its access log.
+#[derive(Debug, Clone)]
+pub struct StreamInfo {
+    pub connection: Arc<ConnectionInfo>,
+    /// Wall clock at the first byte of the request.
+    pub start: SystemTime,
+    /// Monotonic clock at the same moment.
+    pub began: Instant,
+    /// Set when the stream ended.
+    pub duration: Option<Duration>,
+    pub protocol: Protocol,
+    /// Who the request comes from, by the trusted hops of `x-forwarded-for`.
+    pub client: Address,
+    /// Whether the client counts as internal (Envoy's `x-envoy-internal`).
+    pub internal: bool,
+    /// Value of `x-request-id`, empty when there is none.
+    pub request_id: String,
+    pub flags: Flags,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Cow<'static, str>,
+    /// `%CONNECTION_TERMINATION_DETAILS%`.
+    pub termination: Cow<'static, str>,
+    /// 0 until a head was sent downstream.
+    pub status: u16,
+    pub route: Option<Arc<str>>,
+    pub virtual_host: Option<Arc<str>>,
+    pub upstream: UpstreamInfo,
+    pub timing: Timing,
+    pub sizes: Sizes,
+    /// Health-check requests answered here (`not_health_check_filter`).
+    pub health_check: bool,
+    pub grpc_status: Option<u8>,
+    /// Path before any rewrite, when it was rewritten.
+    pub original_path: Option<String>,
+    /// Dynamic metadata by filter name; boxed because most streams have none.
+    pub metadata: Option<Box<BTreeMap<String, BTreeMap<String, String>>>>,
+    /// Filter state objects by key.
+    pub filter_state: Option<Box<BTreeMap<String, String>>>,
+    /// The route's static metadata, for `%METADATA(ROUTE:…)%`.
+    pub route_metadata: Option<Arc<Metadata>>,
+    pub cluster_metadata: Option<Arc<Metadata>>,
+    pub host_metadata: Option<Arc<Metadata>>,
+}
+
+/// Static metadata of a resource: filter name → dotted path → text or JSON text.
+pub type Metadata = BTreeMap<String, BTreeMap<String, String>>;
+
+// === impl Address ===
+
+impl Address {
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip().to_canonical()),
+            Self::Pipe(_) => None,
+        }
+    }
+
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Ip(address) => Some(address.port()),
+            Self::Pipe(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Pipe(path) => f.write_str(path),
+        }
+    }
+}
+
+// === impl StreamInfo ===
+
+impl StreamInfo {
+    pub fn new(connection: Arc<ConnectionInfo>, protocol: Protocol, start: SystemTime, began: Instant) -> Self {
+        Self {
+            client: connection.remote.clone(),
+            connection,
+            start,
+            began,
+            duration: None,
+            protocol,
+            internal: false,
+            request_id: String::new(),
+            flags: Flags::default(),
+            details: Cow::Borrowed(""),
+            termination: Cow::Borrowed(""),
+            status: 0,
+            route: None,
+            virtual_host: None,
+            upstream: UpstreamInfo::default(),
+            timing: Timing::default(),
+            sizes: Sizes::default(),
+            health_check: false,
+            grpc_status: None,
+            original_path: None,
+            metadata: None,
+            filter_state: None,
+            route_metadata: None,
+            cluster_metadata: None,
+            host_metadata: None,
+        }
+    }
+}
