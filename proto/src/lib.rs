@@ -3,6 +3,7 @@
 //! Never imports a workspace crate.
 
 mod any;
+pub mod json;
 pub use any::Any;
 
 #[allow(clippy::all, unreachable_pub, dead_code, rust_2018_idioms, missing_docs)]
