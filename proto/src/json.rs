@@ -218,6 +218,11 @@ pub fn to_value(any: &Any, secrets: Secrets) -> Result<Value, JsonError> {
     write::any(any, secrets)
 }
 
+/// The JSON form of a `google.protobuf.Struct`.
+pub fn struct_to_value(fields: &prost_types::Struct) -> Value {
+    write::struct_to_value(fields.clone())
+}
+
 /// The JSON form of `message`, without `@type`.
 ///
 /// # Errors

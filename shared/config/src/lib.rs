@@ -3,4 +3,8 @@
 //! No I/O, no async, nothing that runs. Both planes link this crate, so that the control plane sees a resource with
 //! the proxy's own eyes before it commits it.
 
+// Deprecated fields are decoded or refused like any other.
+#![allow(deprecated)]
+
+pub mod core;
 pub mod invalid;
