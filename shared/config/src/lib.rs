@@ -3,8 +3,9 @@
 //! No I/O, no async, nothing that runs. Both planes link this crate, so that the control plane sees a resource with
 //! the proxy's own eyes before it commits it.
 
-// Deprecated fields are decoded or refused like any other.
-#![allow(deprecated)]
 
+#![allow(deprecated)]
+// Deprecated fields are decoded or refused like any other.
 pub mod core;
+pub mod http_filter;
 pub mod invalid;

@@ -1,1 +1,16 @@
-//! TODO
+//! HTTP filters: the contract, the registry, the chain of a route, and one file per filter.
+//!
+//! A filter is plain `&self` functions over its immutable compiled configuration and a small state per stream.
+//! Never: upstream connections, sockets, the proxy, spawning tasks.
+
+pub mod chain;
+pub mod filter;
+pub mod http;
+pub mod registry;
+pub mod run;
+pub mod services;
+
+pub use chain::{Chain, Compiler, Level};
+pub use filter::{Cx, Flow, HeaderEdit, HeaderEdits, HttpFilter, Verdict, Wait};
+pub use run::{Run, Step};
+pub use services::{ClusterHealth, Health, KeepStore, Scope, Services};

@@ -1,0 +1,4 @@
+//! One file per HTTP filter.
+
+pub mod buffer;
+pub mod router;

@@ -1,0 +1,104 @@
+//! What filters are given when they are compiled, and the state of theirs that outlives a reconfiguration.
+//!
+//! Never used on the request path, except for what a filter took from here into its own fields.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use shared_config::http_filter::HttpFilterConfig;
+
+/// What the snapshot compiler hands to filters.
+pub struct Services<'a> {
+    pub keep: &'a KeepStore,
+    pub health: Arc<dyn Health>,
+    /// The configuration that discovery (ECDS) delivered for the filter of this name, if it came.
+    pub discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>,
+    /// The moment of this compilation, for state that is a function of time.
+    pub now: Instant,
+}
+
+/// Answers the health_check filter. Asked while requests run, so an answer must be cheap.
+pub trait Health: Send + Sync {
+    /// Whether this process wants no new requests: it drains, or an operator failed its health check.
+    fn is_failing(&self) -> bool;
+    /// The state of a cluster by name; `None` when there is no such cluster.
+    fn cluster(&self, name: &str) -> Option<ClusterHealth>;
+}
+
+/// How many endpoints of a cluster could take a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterHealth {
+    pub healthy: u64,
+    pub degraded: u64,
+    pub total: u64,
+}
+
+/// Where in the configuration a filter is being compiled.
+pub struct Scope<'a> {
+    pub services: &'a Services<'a>,
+    /// Listener, filter name, and the levels with overrides: what tells two equal configurations apart.
+    pub(crate) place: &'a str,
+}
+
+/// State shared by workers, such as token buckets. It lives as long as a filter of some snapshot holds it, so a new
+/// snapshot with an equal configuration at the same place goes on with the same state.
+#[derive(Debug, Default)]
+pub struct KeepStore {
+    parts: Mutex<HashMap<String, Weak<dyn Any + Send + Sync>>>,
+}
+
+// === impl Scope ===
+
+impl Scope<'_> {
+    /// The state of `kind` for `config`: the one that an earlier snapshot has, or a new one. The text that `Debug`
+    /// writes of a configuration is its identity.
+    pub fn keep<T: Any + Send + Sync>(
+        &self,
+        kind: &str,
+        config: &impl std::fmt::Debug,
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        let mut key = format!("{kind}\0{}\0", self.place);
+        // Writing to a String cannot fail.
+        let _ = write!(key, "{config:?}");
+        self.services.keep.get_or_make(key, make)
+    }
+}
+
+// === impl KeepStore ===
+
+impl KeepStore {
+    fn get_or_make<T: Any + Send + Sync>(&self, key: String, make: impl FnOnce() -> T) -> Arc<T> {
+        // A panic in `make` leaves the map whole, so a poisoned lock is still good.
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = parts.get(&key).and_then(Weak::upgrade).and_then(|part| part.downcast().ok()) {
+            return part;
+        }
+        // Each time the map would grow, what no snapshot holds any more goes first.
+        if parts.len() == parts.capacity() {
+            parts.retain(|_, part| part.strong_count() > 0);
+        }
+        let part = Arc::new(make());
+        let weak: Weak<T> = Arc::downgrade(&part);
+        parts.insert(key, weak);
+        part
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_shared_while_someone_holds_it_and_forgotten_afterwards() {
+        let store = KeepStore::default();
+        let first = store.get_or_make("a".into(), || 1);
+        assert_eq!(*store.get_or_make("a".into(), || 2), 1);
+        assert_eq!(*store.get_or_make("b".into(), || 3), 3);
+        drop(first);
+        assert_eq!(*store.get_or_make("a".into(), || 4), 4);
+    }
+}
