@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use proto::Any;
+use proto::json::Segment;
 
 use crate::api::{Api, api};
 use crate::cluster::{Cluster, cluster};
 use crate::draft::{Draft, Kind, Object, Source};
 use crate::listener::{Listener, Protocol, listener};
-use crate::node::FILE_TAG;
+use crate::node::{FILE_TAG, Node, Value};
 use crate::policy::{Policy, policy};
 use crate::problem::{Code, Place, Problem, Problems};
 use crate::read::{Attachments, Names, Reader};
@@ -64,7 +65,9 @@ fn finish(model: Model, problems: Problems) -> Result<Checked, Vec<Problem>> {
 }
 
 fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
-    problems.sort_by(|a, b| (&a.place.file, a.place.line, a.place.column).cmp(&(&b.place.file, b.place.line, b.place.column)));
+    problems.sort_by(|a, b| {
+        (&a.place.file, a.place.line, a.place.column).cmp(&(&b.place.file, b.place.line, b.place.column))
+    });
     problems
 }
 
@@ -112,13 +115,27 @@ fn raw(r: &mut Reader<'_>, object: &Object) -> Option<RawResource> {
         r.hint("use `inline_string`, or `filename` for a file of the proxy's machine");
         return None;
     }
-    match proto::json::from_value(&json) {
+    match proto::json::any_from_value(&json) {
         Ok(any) => Some(RawResource { name: object.name.clone(), place: r.place(&object.node), any }),
-        Err(why) => {
-            r.wrong(&object.node, Code::Value, why.to_string());
+        Err(error) => {
+            for problem in error.problems() {
+                let at = problem.path.0.iter().fold(&object.node, step);
+                let path = problem.path.to_string();
+                r.at(&path, |r| r.wrong(at, Code::Value, problem.reason));
+            }
             None
         }
     }
+}
+
+/// One step down a path, or no step where the path leaves the tree.
+fn step<'n>(node: &'n Node, segment: &Segment) -> &'n Node {
+    let child = match (&node.value, segment) {
+        (Value::Map(entries), Segment::Key(key)) => entries.iter().find(|(k, _)| k.text == *key).map(|(_, n)| n),
+        (Value::List(items), Segment::Index(index)) => items.get(*index),
+        _ => None,
+    };
+    child.unwrap_or(node)
 }
 
 // === what only shows when the parts are seen together ===
@@ -184,8 +201,15 @@ fn routes_fit_listeners(model: &Model, problems: &mut Problems) {
 /// A raw resource may not take the name of something the short language makes.
 fn raw_names(model: &Model, problems: &mut Problems) {
     let mut made: BTreeSet<String> = BTreeSet::new();
-    made.extend(model.listeners.iter().flat_map(|l| [format!("Listener/{}", l.name), format!("RouteConfiguration/{}", l.name)]));
-    made.extend(model.clusters.iter().flat_map(|c| [format!("Cluster/{}", c.name), format!("ClusterLoadAssignment/{}", c.name)]));
+    made.extend(
+        model.listeners.iter().flat_map(|l| [format!("Listener/{}", l.name), format!("RouteConfiguration/{}", l.name)]),
+    );
+    made.extend(
+        model
+            .clusters
+            .iter()
+            .flat_map(|c| [format!("Cluster/{}", c.name), format!("ClusterLoadAssignment/{}", c.name)]),
+    );
     for raw in model.envoy.iter().filter(|r| made.contains(&r.name)) {
         let message = format!("`{}` is also made from the short language", raw.name);
         problems.push(&raw.place, format!("envoy.{}", raw.name), Code::Duplicate, message);
@@ -197,10 +221,15 @@ fn unreachable(model: &Model, problems: &mut Problems) {
     let mut earlier: Vec<&Route> = Vec::new();
     for route in &model.routes {
         let hidden = earlier.iter().find(|e| {
-            (e.on.is_empty() || (!route.on.is_empty() && route.on.iter().all(|l| e.on.contains(l)))) && route.matching.sni.is_empty()
+            (e.on.is_empty() || (!route.on.is_empty() && route.on.iter().all(|l| e.on.contains(l))))
+                && route.matching.sni.is_empty()
         });
         if let Some(by) = hidden {
-            problems.warn(&route.place, path_of(route), format!("never reached: `{}` before it matches everything", by.name));
+            problems.warn(
+                &route.place,
+                path_of(route),
+                format!("never reached: `{}` before it matches everything", by.name),
+            );
         }
         if route.matching == crate::route::Match::default() {
             earlier.push(route);

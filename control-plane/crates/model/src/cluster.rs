@@ -139,7 +139,8 @@ pub(crate) fn cluster(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Clu
         proxy_protocol: None,
     };
     if !matches!(node.value, Value::Map(_)) {
-        cluster.endpoints = kinds(r, node, r_each(r, node))?;
+        let endpoints = r.each(node, endpoint);
+        cluster.endpoints = kinds(r, node, endpoints)?;
         return Some(cluster);
     }
     let fields = r.fields(node, KEYS)?;
@@ -158,18 +159,14 @@ pub(crate) fn cluster(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Clu
     Some(cluster)
 }
 
-fn r_each(r: &mut Reader<'_>, node: &Node) -> Vec<Endpoint> {
-    r.each(node, endpoint)
-}
-
 fn where_to(r: &mut Reader<'_>, node: &Node, fields: &Fields<'_>) -> Option<Endpoints> {
     match (fields.get("endpoints"), fields.get("dns")) {
         (Some(list), None) => r.at("endpoints", |r| {
-            let endpoints = r_each(r, list);
+            let endpoints = r.each(list, endpoint);
             kinds(r, list, endpoints)
         }),
         (None, Some(names)) => r.at("dns", |r| {
-            let endpoints = r_each(r, names);
+            let endpoints = r.each(names, endpoint);
             if endpoints.is_empty() {
                 return None;
             }

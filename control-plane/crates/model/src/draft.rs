@@ -101,7 +101,7 @@ impl Draft {
             }
         }
         for (i, any) in resources.iter().enumerate() {
-            match proto::json::to_value(any) {
+            match proto::json::to_value(any, proto::json::Secrets::Shown) {
                 Ok(json) => draft.envoy("", Node::from_json(&json, &[]), problems),
                 Err(e) => {
                     problems.push(&Place::default(), format!("resources[{i}]"), Code::Value, e.to_string());
@@ -131,7 +131,12 @@ impl Draft {
                 Some(kind) => self.map_section(kind, file, node, problems),
                 None if key.text == "resources" => self.list_section(Kind::Envoy, file, node, problems),
                 None => {
-                    problems.push(&place, key.text.clone(), Code::UnknownKey, format!("unknown section `{}`", key.text));
+                    problems.push(
+                        &place,
+                        key.text.clone(),
+                        Code::UnknownKey,
+                        format!("unknown section `{}`", key.text),
+                    );
                     let sections = Kind::ALL.map(Kind::section);
                     match closest(&key.text, sections) {
                         Some(near) => problems.hint(format!("did you mean `{near}`?")),
@@ -182,9 +187,15 @@ impl Draft {
         let Some(message) = text_of(&node, "@type").and_then(|t| t.rsplit(['.', '/']).next()) else {
             return problems.push(&place, "envoy", Code::Shape, "a raw Envoy resource needs `@type`");
         };
-        let name_key = if message == "ClusterLoadAssignment" { ["cluster_name", "clusterName"] } else { ["name", "name"] };
+        let name_key =
+            if message == "ClusterLoadAssignment" { ["cluster_name", "clusterName"] } else { ["name", "name"] };
         let Some(name) = name_key.iter().find_map(|k| text_of(&node, k)) else {
-            return problems.push(&place, "envoy", Code::Shape, format!("a raw Envoy resource needs `{}`", name_key[0]));
+            return problems.push(
+                &place,
+                "envoy",
+                Code::Shape,
+                format!("a raw Envoy resource needs `{}`", name_key[0]),
+            );
         };
         let name = format!("{message}/{name}");
         self.objects.push(Object { kind: Kind::Envoy, name, file: file.to_owned(), node });

@@ -23,9 +23,14 @@ pub struct Listener {
 pub enum Protocol {
     Http(Http),
     /// Bytes to one destination.
-    Tcp { to: Destination, idle_timeout: Option<Duration> },
+    Tcp {
+        to: Destination,
+        idle_timeout: Option<Duration>,
+    },
     /// Routed by server name, never decrypted; the routes with `on` this listener say where to.
-    TlsPassthrough { idle_timeout: Option<Duration> },
+    TlsPassthrough {
+        idle_timeout: Option<Duration>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -75,11 +75,12 @@ impl Node {
             strict_booleans: true,
             with_snippet: false,
         };
-        let documents = serde_saphyr::from_multiple_with_options::<Spanned<Tagged<Raw>>>(text, options).map_err(|e| {
-            let e = e.without_snippet();
-            let (line, column) = e.location().map_or((0, 0), |l| (small(l.line()), small(l.column())));
-            refused(line, column, bare_message(&e.to_string()))
-        })?;
+        let documents =
+            serde_saphyr::from_multiple_with_options::<Spanned<Tagged<Raw>>>(text, options).map_err(|e| {
+                let e = e.without_snippet();
+                let (line, column) = e.location().map_or((0, 0), |l| (small(l.line()), small(l.column())));
+                refused(line, column, bare_message(&e.to_string()))
+            })?;
         Ok(documents.into_iter().map(|d| with_places(d, text)).collect())
     }
 
@@ -257,9 +258,7 @@ fn with_places(raw: Spanned<Tagged<Raw>>, text: &str) -> Node {
     };
     let value = match value {
         Raw::Null => Value::Null,
-        Raw::Inferred(said) => {
-            Value::Scalar { text: spelling().map_or(said, str::to_owned), plain: true }
-        }
+        Raw::Inferred(said) => Value::Scalar { text: spelling().map_or(said, str::to_owned), plain: true },
         Raw::Text(text) => match tag.as_deref() {
             // `!file x` travels as that very text; only secret-bearing fields take it.
             Some("!file") => Value::Scalar { text: format!("{FILE_TAG}{text}"), plain: false },
@@ -359,11 +358,9 @@ mod tests {
 
     #[test]
     fn bad_yaml_is_refused_with_its_place() {
-        for (text, line, says) in [
-            ("a: [1, 2\nb: 3\n", 2, ""),
-            ("a: 1\na: 2\n", 2, "duplicate"),
-            ("a: *nowhere\n", 1, ""),
-        ] {
+        for (text, line, says) in
+            [("a: [1, 2\nb: 3\n", 2, ""), ("a: 1\na: 2\n", 2, "duplicate"), ("a: *nowhere\n", 1, "")]
+        {
             let problem = Node::parse("f.yaml", text).expect_err(text);
             assert_eq!(problem.place.file, "f.yaml");
             assert_eq!(problem.place.line, line, "{problem}");

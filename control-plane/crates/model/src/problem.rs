@@ -84,10 +84,18 @@ impl Code {
         match self {
             Code::Syntax => "The file is not valid YAML (or JSON). The place is where the parser gave up.",
             Code::UnknownKey => "The configuration language has no such key here. Keys are never ignored.",
-            Code::Shape => "The value has the wrong shape: a text, a list or a map is expected, or a required key is missing.",
-            Code::Value => "The value cannot be read. Durations: 250ms 5s 1h; sizes: 64KiB 1MiB; rates: 60/min; percents: 50%.",
-            Code::NotYet => "The key belongs to the language, but this version does not implement it, so it is refused, not ignored.",
-            Code::Undefined => "The name refers to a listener, cluster or policy that the configuration does not define.",
+            Code::Shape => {
+                "The value has the wrong shape: a text, a list or a map is expected, or a required key is missing."
+            }
+            Code::Value => {
+                "The value cannot be read. Durations: 250ms 5s 1h; sizes: 64KiB 1MiB; rates: 60/min; percents: 50%."
+            }
+            Code::NotYet => {
+                "The key belongs to the language, but this version does not implement it, so it is refused, not ignored."
+            }
+            Code::Undefined => {
+                "The name refers to a listener, cluster or policy that the configuration does not define."
+            }
             Code::Duplicate => "The same thing is defined twice. Names are unique within their section.",
             Code::Conflict => "Two parts of the configuration contradict each other.",
             Code::Attachment => {

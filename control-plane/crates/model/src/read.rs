@@ -210,11 +210,19 @@ impl<'a> Reader<'a> {
     pub fn text(&mut self, node: &Node) -> Option<String> {
         let text = self.scalar(node, "a text")?;
         if text.starts_with(FILE_TAG) {
-            self.wrong(node, Code::Value, "`!file` is allowed only in secret-bearing fields (tls certificates and keys)");
+            self.wrong(
+                node,
+                Code::Value,
+                "`!file` is allowed only in secret-bearing fields (tls certificates and keys)",
+            );
             return None;
         }
         if text.contains("${") {
-            self.wrong(node, Code::Value, "`${...}` is allowed only in secret-bearing fields (tls certificates and keys)");
+            self.wrong(
+                node,
+                Code::Value,
+                "`${...}` is allowed only in secret-bearing fields (tls certificates and keys)",
+            );
             return None;
         }
         Some(text.to_owned())

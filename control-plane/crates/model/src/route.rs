@@ -13,7 +13,7 @@ pub mod action;
 pub mod matching;
 
 pub use action::{HeaderEdits, Redirect, Respond, Rewrite};
-pub use matching::{Host, Match, Pattern, PathMatch, TextMatch};
+pub use matching::{Host, Match, PathMatch, Pattern, TextMatch};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
@@ -190,7 +190,7 @@ const RETRY_WORDS: &[&str] = &[
     "unavailable",
 ];
 
-fn retry(r: &mut Reader<'_>, node: &Node) -> Option<Retry> {
+pub(crate) fn retry(r: &mut Reader<'_>, node: &Node) -> Option<Retry> {
     const RETRY: Keys = Keys {
         known: &["on", "attempts", "per_try_timeout", "budget", "backoff"],
         not_yet: &["per_try_idle_timeout", "avoid_previous_host"],

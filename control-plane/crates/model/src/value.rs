@@ -122,7 +122,8 @@ pub fn network(text: &str) -> Result<Network, String> {
 /// Where to listen. `:8080` is every IPv4 address.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-    full.parse().map_err(|_| format!("`{text}` is not an address to listen on: write :8080, 127.0.0.1:8080 or [::]:8080"))
+    full.parse()
+        .map_err(|_| format!("`{text}` is not an address to listen on: write :8080, 127.0.0.1:8080 or [::]:8080"))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,11 @@ pub struct HealthCheck {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum HealthProbe {
-    Http { path: String, host: Option<String>, method: Option<String> },
+    Http {
+        path: String,
+        host: Option<String>,
+        method: Option<String>,
+    },
     Tcp,
     /// The service name; may be empty.
     Grpc(String),
@@ -91,8 +95,7 @@ pub(crate) fn outlier(r: &mut Reader<'_>, node: &Node) -> Option<Outlier> {
     let fields = r.fields(node, KEYS)?;
     Some(Outlier {
         consecutive_5xx: r.field(&fields, "consecutive_5xx", |r, n| r.number(n, 1..=1_000_000)),
-        consecutive_gateway_errors: r
-            .field(&fields, "consecutive_gateway_errors", |r, n| r.number(n, 1..=1_000_000)),
+        consecutive_gateway_errors: r.field(&fields, "consecutive_gateway_errors", |r, n| r.number(n, 1..=1_000_000)),
         interval: r.field(&fields, "interval", Reader::duration),
         eject: r.field(&fields, "eject", Reader::duration),
         max_ejected: r.field(&fields, "max_ejected", whole_percent),

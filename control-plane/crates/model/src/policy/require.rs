@@ -13,7 +13,8 @@ pub struct Require {
 }
 
 /// What an expression can look at, in Envoy's words.
-const ATTRIBUTES: &[&str] = &["request", "source", "destination", "connection", "metadata", "filter_state", "xds", "node"];
+const ATTRIBUTES: &[&str] =
+    &["request", "source", "destination", "connection", "metadata", "filter_state", "xds", "node"];
 /// Attributes that come with features of later versions.
 const NOT_YET: &[&str] = &["claims", "consumer", "tier"];
 const MAX_LENGTH: usize = 4096;

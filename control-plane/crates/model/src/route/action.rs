@@ -37,8 +37,14 @@ pub struct Rewrite {
 #[derive(Debug, Clone, PartialEq)]
 pub enum PathRewrite {
     /// `/orders/v1/7` with strip `/orders/v1` and prefix `/orders` becomes `/orders/7`. No trailing slashes here.
-    Strip { strip: String, prefix: String },
-    Regex { pattern: String, substitution: String },
+    Strip {
+        strip: String,
+        prefix: String,
+    },
+    Regex {
+        pattern: String,
+        substitution: String,
+    },
     /// With the variables of a path template.
     Template(String),
 }
@@ -145,11 +151,7 @@ pub(crate) fn rewrite(r: &mut Reader<'_>, node: &Node) -> Option<Rewrite> {
 }
 
 /// `strip`, `prefix`, `regex`, `template` of a map; shared with the versions of an api.
-pub(crate) fn path_rewrite(
-    r: &mut Reader<'_>,
-    node: &Node,
-    fields: &crate::read::Fields<'_>,
-) -> Option<PathRewrite> {
+pub(crate) fn path_rewrite(r: &mut Reader<'_>, node: &Node, fields: &crate::read::Fields<'_>) -> Option<PathRewrite> {
     const REGEX: Keys = Keys { known: &["match", "replace"], not_yet: &[] };
     let trimmed = |r: &mut Reader<'_>, n: &Node| slashed(r, n).map(|s| s.trim_end_matches('/').to_owned());
     let strip = r.field(fields, "strip", trimmed);

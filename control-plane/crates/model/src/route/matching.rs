@@ -32,7 +32,8 @@ impl Host {
         match (self, other) {
             (Host::Any, _) => true,
             (Host::Suffix(suffix), Host::Exact(name) | Host::Suffix(name)) => {
-                name == suffix && matches!(other, Host::Suffix(_)) || name.len() > suffix.len() && name.ends_with(suffix)
+                name == suffix && matches!(other, Host::Suffix(_))
+                    || name.len() > suffix.len() && name.ends_with(suffix)
             }
             (Host::Exact(a), Host::Exact(b)) => a == b,
             _ => false,
