@@ -65,6 +65,11 @@ impl Fraction {
     pub const ALL: Self = Self { numerator: 100, denominator: 100 };
     /// None of it.
     pub const NONE: Self = Self { numerator: 0, denominator: 100 };
+
+    /// Whether the stream with this random value is among the share.
+    pub fn admits(self, random: u64) -> bool {
+        random % u64::from(self.denominator) < u64::from(self.numerator)
+    }
 }
 
 /// A fraction that the runtime key overrides when it is set.

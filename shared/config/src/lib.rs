@@ -3,9 +3,11 @@
 //! No I/O, no async, nothing that runs. Both planes link this crate, so that the control plane sees a resource with
 //! the proxy's own eyes before it commits it.
 
-
 #![allow(deprecated)]
 // Deprecated fields are decoded or refused like any other.
 pub mod core;
+pub mod header;
 pub mod http_filter;
 pub mod invalid;
+pub mod matcher;
+pub mod route;

@@ -3,16 +3,14 @@
 //! What a route inherits (retry policy, mirrors, buffer limit) is already resolved. Which of two routes wins, and what
 //! the formats in header values mean, is the data plane's business.
 
-use std::collections::BTreeMap;
-
+use crate::core::Metadata;
 use crate::header::Mutations;
-use crate::value::Metadata;
+use crate::http_filter::PerRouteConfigs;
 
 mod action;
 mod decode;
 mod hash;
 mod path;
-mod per_filter;
 mod respond;
 mod retry;
 pub mod template;
@@ -23,7 +21,6 @@ pub use self::action::{
 };
 pub use self::hash::{CookieSpec, HashPolicy, HashSource};
 pub use self::path::{PathMatcher, RouteMatch, TlsMatch};
-pub use self::per_filter::PerFilter;
 pub use self::respond::{DirectResponse, Redirect, RedirectPath};
 pub use self::retry::{BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 
@@ -43,7 +40,7 @@ pub struct RouteConfiguration {
     pub ignore_port: bool,
     /// What follows a `;` in a path plays no part in matching it.
     pub ignore_path_parameters: bool,
-    pub filters: BTreeMap<String, PerFilter>,
+    pub filters: PerRouteConfigs,
     pub metadata: Metadata,
 }
 
@@ -56,7 +53,7 @@ pub struct VirtualHost {
     pub routes: Vec<Route>,
     pub require_tls: RequireTls,
     pub headers: Mutations,
-    pub filters: BTreeMap<String, PerFilter>,
+    pub filters: PerRouteConfigs,
     /// Send `x-envoy-attempt-count` upstream.
     pub attempt_count_in_request: bool,
     /// Send `x-envoy-attempt-count` downstream.
@@ -82,7 +79,7 @@ pub struct Route {
     pub matches: RouteMatch,
     pub action: Action,
     pub headers: Mutations,
-    pub filters: BTreeMap<String, PerFilter>,
+    pub filters: PerRouteConfigs,
     pub metadata: Metadata,
     /// Most bytes of a request kept for retries and mirrors; `None` leaves it to the listener.
     pub buffer_limit: Option<u64>,

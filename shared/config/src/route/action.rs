@@ -1,14 +1,13 @@
 //! Routes that forward: to which cluster, how rewritten, how long (`RouteAction`).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::core::RuntimeFraction;
 use crate::header::{HeaderMutation, Mutations};
+use crate::http_filter::PerRouteConfigs;
 use crate::matcher::Substitution;
-use crate::value::RuntimeFraction;
 
 use super::hash::HashPolicy;
-use super::per_filter::PerFilter;
 use super::retry::RetryPolicy;
 use super::template::TemplateRewrite;
 
@@ -74,7 +73,7 @@ pub struct ClusterWeight {
     pub cluster: ClusterSpecifier,
     pub weight: u32,
     pub headers: Mutations,
-    pub filters: BTreeMap<String, PerFilter>,
+    pub filters: PerRouteConfigs,
     pub host_rewrite: Option<String>,
 }
 

@@ -1,18 +1,19 @@
 //! `RouteConfiguration`, `VirtualHost` and `Route` from the wire.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use proto::envoy::config::route::v3 as route;
 
 use super::action::{Inherited, decode_mirrors};
 use super::{
-    Action, DirectResponse, PerFilter, Redirect, RequireTls, RetryPolicy, Route, RouteAction, RouteConfiguration,
-    RouteMatch, VirtualHost,
+    Action, DirectResponse, Redirect, RequireTls, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost,
 };
+use crate::core::metadata;
 use crate::header::is_header_name;
+use crate::http_filter::{self, PerRouteConfigs};
 use crate::invalid::Problems;
 use crate::route::Mirror;
-use crate::value::metadata;
 use crate::{decode_mutations, refuse_set};
 
 const DEFAULT_MAX_BODY: u32 = 4096;
@@ -47,8 +48,8 @@ impl RouteConfiguration {
             validate_clusters: proto.validate_clusters,
             ignore_port: proto.ignore_port_in_host_matching,
             ignore_path_parameters: proto.ignore_path_parameters_in_path_matching,
-            filters: PerFilter::decode_all(&proto.typed_per_filter_config, p),
-            metadata: metadata(&proto.metadata),
+            filters: http_filter_overrides(&proto.typed_per_filter_config, p),
+            metadata: metadata(proto.metadata.as_ref()),
         })
     }
 }
@@ -106,11 +107,11 @@ impl VirtualHost {
             }),
             require_tls,
             headers: decode_mutations!(proto, p),
-            filters: PerFilter::decode_all(&proto.typed_per_filter_config, p),
+            filters: http_filter_overrides(&proto.typed_per_filter_config, p),
             attempt_count_in_request: proto.include_request_attempt_count,
             attempt_count_in_response: proto.include_attempt_count_in_response,
             is_timeout_retry_header: proto.include_is_timeout_retry_header,
-            metadata: metadata(&proto.metadata),
+            metadata: metadata(proto.metadata.as_ref()),
         })
     }
 }
@@ -127,6 +128,18 @@ fn decode_domain(domain: &str, p: &mut Problems) -> Option<String> {
         return None;
     }
     Some(domain.to_ascii_lowercase())
+}
+
+/// The map field `typed_per_filter_config`.
+pub(super) fn http_filter_overrides(map: &BTreeMap<String, proto::Any>, p: &mut Problems) -> PerRouteConfigs {
+    p.at("typed_per_filter_config", |p| {
+        map.iter()
+            .filter_map(|(name, any)| {
+                let config = p.index(name, |p| http_filter::decode_per_route(name, any, p))?;
+                Some((name.clone(), config))
+            })
+            .collect()
+    })
 }
 
 /// The two fields of the same meaning; the wider one replaces the other, which is deprecated.
@@ -174,8 +187,8 @@ impl Route {
         Some(Self {
             name: proto.name.clone(),
             headers: decode_mutations!(proto, p),
-            filters: PerFilter::decode_all(&proto.typed_per_filter_config, p),
-            metadata: metadata(&proto.metadata),
+            filters: http_filter_overrides(&proto.typed_per_filter_config, p),
+            metadata: metadata(proto.metadata.as_ref()),
             buffer_limit: buffer_limit(proto.per_request_buffer_limit_bytes, proto.request_body_buffer_limit, p),
             stat_prefix: proto.stat_prefix.clone(),
             matches: matches?,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use proto::envoy::config::route::v3::route_action as proto_action;
 
+use crate::core::duration_at;
 use crate::invalid::Problems;
 use crate::matcher::Substitution;
-use crate::value::duration;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct HashPolicy {
@@ -91,7 +91,7 @@ fn decode_cookie(cookie: &proto_action::hash_policy::Cookie, p: &mut Problems) -
     });
     Some(HashSource::Cookie(CookieSpec {
         name: cookie.name.clone(),
-        ttl: duration(&cookie.ttl, "ttl", p).map(|ttl| Duration::from_secs(ttl.as_secs())),
+        ttl: duration_at(cookie.ttl.as_ref(), "ttl", p).map(|ttl| Duration::from_secs(ttl.as_secs())),
         path: cookie.path.clone(),
         attributes,
     }))

@@ -4,10 +4,10 @@ use proto::envoy::config::route::v3 as route;
 use proto::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
 
 use super::template::PathTemplate;
+use crate::core::{RuntimeFraction, runtime_fraction};
 use crate::invalid::Problems;
 use crate::matcher::{CookieMatcher, HeaderMatcher, QueryParameterMatcher, Regex};
 use crate::refuse_set;
-use crate::value::RuntimeFraction;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteMatch {
@@ -55,7 +55,7 @@ impl RouteMatch {
             p.warn("case_sensitive", "has no effect on safe_regex and path_match_policy");
         }
         let fraction = match &proto.runtime_fraction {
-            Some(fraction) => Some(p.at("runtime_fraction", |p| RuntimeFraction::decode(fraction, p))?),
+            Some(fraction) => Some(p.at("runtime_fraction", |p| runtime_fraction(fraction, p))?),
             None => None,
         };
         Some(Self {

@@ -2,10 +2,9 @@
 
 use proto::envoy::config::route::v3 as route;
 
+use crate::core::{DataSource, data_source};
 use crate::invalid::Problems;
 use crate::matcher::Substitution;
-use crate::substitution::SubstitutionFormat;
-use crate::value::DataSource;
 
 /// Send the client elsewhere (`RedirectAction`). What is not named stays as it was in the request.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +32,6 @@ pub enum RedirectPath {
 pub struct DirectResponse {
     pub status: u16,
     pub body: Option<DataSource>,
-    pub format: Option<SubstitutionFormat>,
     /// The most bytes that the body may have; inline bodies are checked already.
     pub max_body: usize,
 }
@@ -106,12 +104,13 @@ pub(super) fn check_value(name: &str, text: &str, p: &mut Problems) {
 
 impl DirectResponse {
     pub(super) fn decode(proto: &route::DirectResponseAction, max_body: usize, p: &mut Problems) -> Option<Self> {
+        p.unimplemented_if("body_format", proto.body_format.is_some());
         let status = match u16::try_from(proto.status) {
             Ok(status @ 200..=599) => status,
             _ => return p.refuse_at("status", format!("{} is not in 200 to 599", proto.status)),
         };
         let body = match &proto.body {
-            Some(body) => Some(p.at("body", |p| DataSource::decode(body, p))?),
+            Some(body) => Some(p.at("body", |p| data_source(body, p))?),
             None => None,
         };
         if let Some(DataSource::Inline(bytes)) = &body
@@ -123,10 +122,6 @@ impl DirectResponse {
             );
             return p.refuse_at("body", reason);
         }
-        let format = match &proto.body_format {
-            Some(format) => Some(p.at("body_format", |p| SubstitutionFormat::decode(format, p))?),
-            None => None,
-        };
-        Some(Self { status, body, format, max_body })
+        Some(Self { status, body, max_body })
     }
 }

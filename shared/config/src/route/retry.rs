@@ -5,10 +5,10 @@ use std::time::Duration;
 use proto::envoy::config::route::v3 as route;
 use proto::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
 
+use crate::core::{duration_at, timeout_at};
 use crate::invalid::Problems;
 use crate::matcher::HeaderMatcher;
 use crate::refuse_set;
-use crate::value::{duration, positive_duration};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
@@ -161,9 +161,8 @@ impl RetryPolicy {
             retry_on,
             retries: proto.num_retries.unwrap_or(1),
             // Zero means no timeout, in both.
-            per_try_timeout: duration(&proto.per_try_timeout, "per_try_timeout", p).filter(|d| !d.is_zero()),
-            per_try_idle_timeout: duration(&proto.per_try_idle_timeout, "per_try_idle_timeout", p)
-                .filter(|d| !d.is_zero()),
+            per_try_timeout: timeout_at(proto.per_try_timeout.as_ref(), "per_try_timeout", None, p),
+            per_try_idle_timeout: timeout_at(proto.per_try_idle_timeout.as_ref(), "per_try_idle_timeout", None, p),
             status_codes,
             response_headers: p.each("retriable_headers", &proto.retriable_headers, |p, m| HeaderMatcher::decode(m, p)),
             request_headers: p.each("retriable_request_headers", &proto.retriable_request_headers, |p, m| {
@@ -195,6 +194,14 @@ fn is_previous_hosts(proto: &route::retry_policy::RetryHostPredicate, p: &mut Pr
     known
 }
 
+/// The duration in the field `name`, which must be more than zero.
+fn positive(proto: Option<&prost_types::Duration>, name: &str, p: &mut Problems) -> Option<Duration> {
+    match duration_at(proto, name, p) {
+        Some(Duration::ZERO) => p.refuse_at(name, "must be more than zero"),
+        other => other,
+    }
+}
+
 // === impl BackOff ===
 
 impl Default for BackOff {
@@ -208,9 +215,9 @@ impl BackOff {
         if proto.base_interval.is_none() {
             return p.refuse_at("base_interval", "is required");
         }
-        let base = positive_duration(&proto.base_interval, "base_interval", p)?.max(Duration::from_millis(1));
+        let base = positive(proto.base_interval.as_ref(), "base_interval", p)?.max(Duration::from_millis(1));
         let max = match proto.max_interval {
-            Some(_) => positive_duration(&proto.max_interval, "max_interval", p)?.max(Duration::from_millis(1)),
+            Some(_) => positive(proto.max_interval.as_ref(), "max_interval", p)?.max(Duration::from_millis(1)),
             None => base.saturating_mul(10),
         };
         if max < base {
@@ -238,7 +245,7 @@ impl RateLimitedBackOff {
             Some(ResetHeader { name: header.name.to_ascii_lowercase(), format })
         });
         let max = match proto.max_interval {
-            Some(_) => positive_duration(&proto.max_interval, "max_interval", p)?,
+            Some(_) => positive(proto.max_interval.as_ref(), "max_interval", p)?,
             None => Duration::from_secs(300),
         };
         Some(Self { headers, max })

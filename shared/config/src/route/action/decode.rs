@@ -11,13 +11,14 @@ use super::{
     ClusterSpecifier, ClusterWeight, ConnectConfig, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
     RouteAction, UpgradeConfig, WeightSource, WeightedClusters,
 };
+use crate::core::{duration_at, runtime_fraction, timeout_at};
 use crate::header::{HeaderMutation, is_header_name};
 use crate::invalid::Problems;
 use crate::matcher::Substitution;
+use crate::route::decode::http_filter_overrides;
 use crate::route::respond::check_value;
 use crate::route::template::TemplateRewrite;
-use crate::route::{HashPolicy, PathMatcher, PerFilter, RetryPolicy};
-use crate::value::{RuntimeFraction, duration};
+use crate::route::{HashPolicy, PathMatcher, RetryPolicy};
 use crate::{decode_mutations, refuse_set};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -63,15 +64,12 @@ impl RouteAction {
             Ok(RoutingPriority::High) => Priority::High,
             Err(_) => return p.refuse_at("priority", "is not DEFAULT or HIGH"),
         };
-        let timeout = match proto.timeout {
-            Some(_) => duration(&proto.timeout, "timeout", p).filter(|timeout| !timeout.is_zero()),
-            None => Some(DEFAULT_TIMEOUT),
-        };
+        let timeout = timeout_at(proto.timeout.as_ref(), "timeout", Some(DEFAULT_TIMEOUT), p);
         Some(Self {
             cluster_not_found,
             timeout,
-            idle_timeout: duration(&proto.idle_timeout, "idle_timeout", p),
-            flush_timeout: duration(&proto.flush_timeout, "flush_timeout", p),
+            idle_timeout: duration_at(proto.idle_timeout.as_ref(), "idle_timeout", p),
+            flush_timeout: duration_at(proto.flush_timeout.as_ref(), "flush_timeout", p),
             max_stream_duration: proto.max_stream_duration.as_ref().map(|max| decode_max_stream_duration(max, p)),
             append_x_forwarded_host: proto.append_x_forwarded_host,
             retry,
@@ -172,7 +170,7 @@ impl ClusterWeight {
         Some(Self {
             weight: proto.weight.unwrap_or(0),
             headers: decode_mutations!(proto, p),
-            filters: PerFilter::decode_all(&proto.typed_per_filter_config, p),
+            filters: http_filter_overrides(&proto.typed_per_filter_config, p),
             host_rewrite,
             cluster: cluster?,
         })
@@ -258,9 +256,9 @@ fn decode_host_rewrite(proto: Option<&proto_action::HostRewriteSpecifier>, p: &m
 
 fn decode_max_stream_duration(proto: &proto_action::MaxStreamDuration, p: &mut Problems) -> MaxStreamDuration {
     p.at("max_stream_duration", |p| MaxStreamDuration {
-        max: duration(&proto.max_stream_duration, "max_stream_duration", p),
-        grpc_timeout_max: duration(&proto.grpc_timeout_header_max, "grpc_timeout_header_max", p),
-        grpc_timeout_offset: duration(&proto.grpc_timeout_header_offset, "grpc_timeout_header_offset", p),
+        max: duration_at(proto.max_stream_duration.as_ref(), "max_stream_duration", p),
+        grpc_timeout_max: duration_at(proto.grpc_timeout_header_max.as_ref(), "grpc_timeout_header_max", p),
+        grpc_timeout_offset: duration_at(proto.grpc_timeout_header_offset.as_ref(), "grpc_timeout_header_offset", p),
     })
 }
 
@@ -271,7 +269,7 @@ pub(in crate::route) fn decode_mirrors(mirrors: &[proto_action::RequestMirrorPol
         }
         let cluster = cluster_or_header("cluster", &proto.cluster, &proto.cluster_header, p);
         let fraction = match &proto.runtime_fraction {
-            Some(fraction) => Some(p.at("runtime_fraction", |p| RuntimeFraction::decode(fraction, p))?),
+            Some(fraction) => Some(p.at("runtime_fraction", |p| runtime_fraction(fraction, p))?),
             None => None,
         };
         check_value("host_rewrite_literal", &proto.host_rewrite_literal, p);

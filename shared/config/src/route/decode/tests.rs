@@ -175,22 +175,9 @@ fn an_inline_body_has_a_limit() {
 }
 
 #[test]
-fn settings_of_filters_may_be_wrapped() {
-    let inner = proto::Any { type_url: "type.googleapis.com/x.Y".into(), ..Default::default() };
-    let wrapped = |config: Option<proto::Any>, disabled: bool| {
-        let wrapper = route::FilterConfig { config, disabled, is_optional: true };
-        let mut proto = config_with(proto::Any::pack(&wrapper));
-        proto.name = "r".into();
-        decode(&proto).map(|config| config.filters["f"].clone())
-    };
-    let config_with_inner = decode(&config_with(inner.clone())).unwrap();
-    assert_eq!(config_with_inner.filters["f"].config(), Some(&inner));
-    let filter = wrapped(Some(inner.clone()), false).unwrap();
-    assert_eq!((filter.config(), filter.disabled, filter.is_optional), (Some(&inner), false, true));
-    assert!(wrapped(None, true).unwrap().disabled);
-    assert!(wrapped(None, false).is_err());
-}
-
-fn config_with(any: proto::Any) -> route::RouteConfiguration {
-    route::RouteConfiguration { typed_per_filter_config: [("f".to_owned(), any)].into(), ..config(vec![]) }
+fn settings_of_unknown_filters_are_refused_with_their_place() {
+    let any = proto::Any { type_url: "type.googleapis.com/x.Y".into(), ..Default::default() };
+    let mut proto = config(vec![]);
+    proto.typed_per_filter_config = [("f".to_owned(), any)].into();
+    assert!(decode(&proto).unwrap_err().starts_with("typed_per_filter_config[f]"));
 }
