@@ -53,9 +53,19 @@ pub struct InvalidName(pub String);
 
 macro_rules! well_known {
     ($($constant:ident $text:literal,)+) => {
-        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms, dead_code)]
         #[repr(u8)]
         enum Id { NONE, $($constant),+ }
+
+        /// The numbers of the well-known names.
+        #[allow(dead_code)]
+        pub(crate) mod id {
+            use super::Id;
+            $(pub(crate) const $constant: u8 = Id::$constant as u8;)+
+        }
+
+        /// The well-known names; the one with number `n` stands at `n - 1`.
+        pub(crate) const WELL_KNOWN: &[&str] = &[$($text),+];
 
         /// The names that the proxy itself looks up.
         pub mod name {
@@ -244,8 +254,12 @@ impl Key for str {
 }
 
 /// Whether `byte` may stand in a token (RFC 9110 §5.6.2).
-pub fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+pub const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
 }
 
 /// Whether `byte` may stand in a field value (RFC 9110 §5.5): no control character but tab.
@@ -308,12 +322,33 @@ impl Headers {
 
     /// Adds a field whose name comes from a peer: the codec lowers it here. The caller checked name and value.
     pub(crate) fn append_raw(&mut self, name: &[u8], value: &[u8]) {
+        let (id, name) = self.store_name(name);
+        let value = self.store(value);
+        self.entries.push(Entry { id, name, value });
+    }
+
+    /// Keeps a name in lower case, for [`Headers::append_stored`], and says its number.
+    pub(crate) fn store_name(&mut self, name: &[u8]) -> (u8, Span) {
         let span = self.store(name);
         let lowered = &mut self.buf[span.start as usize..];
         lowered.make_ascii_lowercase();
-        let id = id_of(lowered);
+        (id_of(lowered), span)
+    }
+
+    pub(crate) fn append_stored(&mut self, (id, name): (u8, Span), value: &[u8]) {
         let value = self.store(value);
-        self.entries.push(Entry { id, name: span, value });
+        self.entries.push(Entry { id, name, value });
+    }
+
+    /// All fields with the number of their name, 0 for one that is not well known.
+    pub(crate) fn iter_ids(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> + '_ {
+        self.entries.iter().map(|e| (e.id, self.bytes(e.name), self.bytes(e.value)))
+    }
+
+    /// Makes room for a head at once.
+    pub(crate) fn reserve(&mut self, bytes: usize, fields: usize) {
+        self.buf.reserve(bytes);
+        self.entries.reserve(fields);
     }
 
     /// Makes `value` the only value of `key`, at the place of the first field of that name.
@@ -343,6 +378,10 @@ impl Headers {
     /// Keeps the fields for which `keep(name, value)` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
         self.retain_entries(|headers, entry| keep(headers.name_text(entry), headers.bytes(entry.value)));
+    }
+
+    pub(crate) fn retain_ids(&mut self, mut keep: impl FnMut(u8, &[u8]) -> bool) {
+        self.retain_entries(|headers, entry| keep(entry.id, headers.bytes(entry.name)));
     }
 
     fn retain_entries(&mut self, mut keep: impl FnMut(&Self, &Entry) -> bool) {

@@ -3,18 +3,25 @@
 //! After the codec, nothing knows which version of HTTP a request came by. Nothing outside this crate names a type of
 //! an HTTP library. Never: filters, clusters, configuration, sockets.
 
+mod authority;
 pub mod flags;
+pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod headers;
+mod hop_by_hop;
 pub mod info;
 pub mod io;
 pub mod reply;
+pub mod stream;
 
 pub use head::{Method, Protocol, RequestHead, ResponseHead, Scheme};
 pub use headers::{HeaderName, Headers, name};
+pub use hop_by_hop::InvalidConnection;
 pub use info::StreamInfo;
 pub use io::Io;
 pub use reply::LocalReply;
+pub use stream::{ClientStream, Reset, ServerStream, StreamError, StreamErrorKind, WireSizes};
 
 /// A piece of a message after its head.
 #[derive(Debug)]
