@@ -3,11 +3,19 @@
 //! No I/O, no async, nothing that runs. Both planes link this crate, so that the control plane sees a resource with
 //! the proxy's own eyes before it commits it.
 
-#![allow(deprecated)]
 // Deprecated fields are decoded or refused like any other.
+#![allow(deprecated)]
+
+pub mod access_log;
 pub mod core;
+pub mod hcm;
 pub mod header;
 pub mod http_filter;
 pub mod invalid;
+pub mod listener;
 pub mod matcher;
 pub mod route;
+pub mod secret;
+pub mod substitution;
+pub mod tcp_proxy;
+pub mod tls;

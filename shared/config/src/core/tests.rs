@@ -55,7 +55,7 @@ fn a_source_is_ads_a_file_or_a_grpc_server() {
     check_source("{ads: {}, resource_api_version: V3}", Ok(Source::Ads));
     check_source("{path_config_source: {path: /x}}", Ok(Source::File { path: "/x".into(), watched_directory: None }));
     check_source(
-        "{api_config_source: {api_type: GRPC, grpc_services: [{google_grpc: {target_uri: x, stat_prefix: y}}]}}",
+        "{api_config_source: {api_type: GRPC, grpc_services: [{google_grpc: {target_uri: x, stat_prefix: z}}]}}",
         Err("api_config_source.grpc_services[0].google_grpc: not implemented by weir-proxy, \
              use envoy_grpc with a cluster"),
     );

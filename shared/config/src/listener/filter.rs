@@ -1,0 +1,146 @@
+//! Decodes listener filters and network filters.
+
+use proto::envoy::config::core::v3::proxy_protocol_config::Version;
+use proto::envoy::config::listener::v3 as pb;
+use proto::envoy::extensions::filters::listener::{proxy_protocol::v3 as pb_proxy, tls_inspector::v3 as pb_inspector};
+
+use super::{FilterChain, ListenerFilter, NetworkFilter, Terminal};
+use crate::core::{extension, unpack};
+use crate::invalid::Problems;
+use crate::{hcm, refuse_set, tcp_proxy};
+
+const DEFAULT_CLIENT_HELLO: u32 = 16 * 1024;
+
+/// Decodes the listener filters, and adds a TLS inspector where a chain needs one and none is configured, as Envoy does.
+pub(super) fn listener_filters(proto: &pb::Listener, chains: &[FilterChain], p: &mut Problems) -> Vec<ListenerFilter> {
+    let decoded = p.each("listener_filters", &proto.listener_filters, |p, filter| listener_filter(filter, p));
+    let mut filters: Vec<ListenerFilter> = decoded.into_iter().flatten().collect();
+    let inspected = filters.iter().any(|filter| matches!(filter, ListenerFilter::TlsInspector { .. }));
+    let needed = chains.iter().any(|chain| {
+        let criteria = &chain.criteria;
+        criteria.transport_protocol.is_some()
+            || !criteria.server_names.is_empty()
+            || !criteria.application_protocols.is_empty()
+    });
+    if needed && !inspected {
+        p.warn("listener_filters", "filter_chain_match needs envoy.filters.listener.tls_inspector, which was added");
+        filters.push(ListenerFilter::TlsInspector { max_client_hello_size: DEFAULT_CLIENT_HELLO });
+    }
+    filters
+}
+
+/// Decodes one filter; `None` inside is a filter that is switched off.
+fn listener_filter(proto: &pb::ListenerFilter, p: &mut Problems) -> Option<Option<ListenerFilter>> {
+    use pb::listener_filter_chain_match_predicate::Rule;
+    let any = match &proto.config_type {
+        Some(pb::listener_filter::ConfigType::TypedConfig(any)) => any,
+        Some(pb::listener_filter::ConfigType::ConfigDiscovery(_)) => {
+            p.unimplemented("config_discovery");
+            return None;
+        }
+        None => return p.refuse_at("typed_config", "is required"),
+    };
+    let disabled = match proto.filter_disabled.as_ref().map(|predicate| &predicate.rule) {
+        None => false,
+        Some(Some(Rule::AnyMatch(true))) => true,
+        Some(_) => return p.refuse_at("filter_disabled", "only any_match: true is implemented by weir-proxy"),
+    };
+    let filter = p.at("typed_config", |p| {
+        let any = extension(any, p)?;
+        match any.type_name() {
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => tls_inspector(&unpack(&any, p)?, p),
+            "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => proxy_protocol(&unpack(&any, p)?, p),
+            other => {
+                p.refuse(format!("listener filter {other} is not implemented by weir-proxy"));
+                None
+            }
+        }
+    })?;
+    Some((!disabled).then_some(filter))
+}
+
+fn tls_inspector(proto: &pb_inspector::TlsInspector, p: &mut Problems) -> Option<ListenerFilter> {
+    let before = p.count();
+    p.unimplemented_if("enable_ja3_fingerprinting", proto.enable_ja3_fingerprinting == Some(true));
+    p.unimplemented_if("enable_ja4_fingerprinting", proto.enable_ja4_fingerprinting == Some(true));
+    refuse_set!(p, proto; close_connection_on_client_hello_parsing_errors);
+    // `initial_read_buffer_size`: the buffer grows as needed, up to the limit.
+    let max_client_hello_size = proto.max_client_hello_size.unwrap_or(DEFAULT_CLIENT_HELLO);
+    if max_client_hello_size > DEFAULT_CLIENT_HELLO || max_client_hello_size < 256 {
+        p.refuse_at::<()>("max_client_hello_size", "must be between 256 and 16384");
+    }
+    (p.count() == before).then_some(ListenerFilter::TlsInspector { max_client_hello_size })
+}
+
+fn proxy_protocol(proto: &pb_proxy::ProxyProtocol, p: &mut Problems) -> Option<ListenerFilter> {
+    let before = p.count();
+    // `stat_prefix` and `tlv_location` say where to put what only `rules` and `pass_through_tlvs` produce.
+    refuse_set!(p, proto; rules, pass_through_tlvs, stat_prefix, tlv_location);
+    let allowed = |version: Version| !proto.disallowed_versions.contains(&(version as i32));
+    let (v1, v2) = (allowed(Version::V1), allowed(Version::V2));
+    if !v1 && !v2 {
+        p.refuse_at::<()>("disallowed_versions", "at least one version must be allowed");
+    }
+    let optional = proto.allow_requests_without_proxy_protocol;
+    (p.count() == before).then_some(ListenerFilter::ProxyProtocol { optional, v1, v2 })
+}
+
+enum Decoded {
+    Terminal(Terminal),
+    Other(NetworkFilter),
+}
+
+/// Decodes the network filters of a chain: any number, and one that ends it.
+pub(super) fn network_filters(protos: &[pb::Filter], p: &mut Problems) -> Option<(Vec<NetworkFilter>, Terminal)> {
+    let before = p.count();
+    let mut others = Vec::new();
+    let mut terminal = None;
+    for (index, filter) in protos.iter().enumerate() {
+        let last = index + 1 == protos.len();
+        match p.index(index, |p| network_filter(filter, p)) {
+            Some(Decoded::Terminal(filter)) if last => terminal = Some(filter),
+            Some(Decoded::Terminal(_)) => p.index(index, |p| p.refuse("must be the last filter of the chain")),
+            Some(Decoded::Other(_)) if last => {
+                p.index(index, |p| p.refuse("the last filter must be http_connection_manager or tcp_proxy"));
+            }
+            Some(Decoded::Other(filter)) => others.push(filter),
+            None => {}
+        }
+    }
+    let terminal = if protos.is_empty() { Some(Terminal::Close) } else { terminal };
+    (p.count() == before).then_some((others, terminal?))
+}
+
+fn network_filter(proto: &pb::Filter, p: &mut Problems) -> Option<Decoded> {
+    if proto.name.is_empty() {
+        return p.refuse_at("name", "must not be empty");
+    }
+    let any = match &proto.config_type {
+        Some(pb::filter::ConfigType::TypedConfig(any)) => any,
+        Some(pb::filter::ConfigType::ConfigDiscovery(_)) => {
+            p.unimplemented("config_discovery");
+            return None;
+        }
+        None => return p.refuse_at("typed_config", "is required"),
+    };
+    p.at("typed_config", |p| {
+        let any = extension(any, p)?;
+        match any.type_name() {
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+                let manager = hcm::decode(&unpack(&any, p)?, p)?;
+                Some(Decoded::Terminal(Terminal::Http(Box::new(manager))))
+            }
+            "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+                let tcp_proxy = tcp_proxy::decode(&unpack(&any, p)?, p)?;
+                Some(Decoded::Terminal(Terminal::Tcp(Box::new(tcp_proxy))))
+            }
+            "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
+                Some(Decoded::Other(NetworkFilter::SniCluster))
+            }
+            other => {
+                p.refuse(format!("network filter {other} is not implemented by weir-proxy"));
+                None
+            }
+        }
+    })
+}
