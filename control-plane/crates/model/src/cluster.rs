@@ -156,6 +156,15 @@ pub(crate) fn cluster(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Clu
     let versions = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
     cluster.proxy_protocol = r.field(&fields, "proxy_protocol", |r, n| r.choice(n, &versions));
     cluster.endpoints = endpoints?;
+    if let (Some(tls), Some(node), Endpoints::Fixed(_)) = (&cluster.tls, fields.get("tls"), &cluster.endpoints)
+        && tls.verify
+        && tls.sni.is_none()
+    {
+        r.at("tls", |r| {
+            r.wrong(node, Code::Conflict, "`sni` is missing: the name the endpoints' certificates must have")
+        });
+        r.hint("write `tls: { sni: app.internal }`, or `verify: false` to trust anyone");
+    }
     Some(cluster)
 }
 

@@ -160,7 +160,12 @@ fn text_matches(r: &mut Reader<'_>, node: &Node, headers: bool) -> Option<Vec<(S
             return None;
         }
         let name = if headers { name.to_ascii_lowercase() } else { name.to_owned() };
-        Some((name, text_match(r, n)?))
+        let text = text_match(r, n)?;
+        if !headers && text.not && text.pattern != Pattern::Present {
+            r.wrong(n, Code::NotYet, "`not` is implemented for headers only; a query can be `{ present: false }`");
+            return None;
+        }
+        Some((name, text))
     })
 }
 
