@@ -9,9 +9,13 @@ use proto::envoy::config::core::v3::ExtensionConfigSource;
 use proto::envoy::config::route::v3::FilterConfig;
 use proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 
+use crate::core;
 use crate::invalid::Problems;
 
 pub mod buffer;
+pub mod cors;
+pub mod fault;
+pub mod health_check;
 pub mod router;
 
 /// The most filters a chain may hold: one bit each in the data plane.
@@ -97,6 +101,9 @@ macro_rules! http_filters {
 
 http_filters! {
     Buffer => buffer,
+    Cors => cors,
+    Fault => fault,
+    HealthCheck => health_check,
     Router => router,
 }
 
@@ -153,6 +160,7 @@ pub fn decode(proto: &hcm::HttpFilter, p: &mut Problems) -> Option<HttpFilter> {
 
 /// Reads the configuration of a filter, as in a chain or in an ECDS resource.
 pub fn decode_config(any: &Any, is_optional: bool, p: &mut Problems) -> Option<HttpFilterConfig> {
+    let any = &core::extension(any, p)?;
     match decode_known(any, p) {
         Some(config) => config,
         None if is_optional => None,
@@ -217,6 +225,7 @@ pub fn decode_per_route(_name: &str, any: &Any, p: &mut Problems) -> Option<PerR
 }
 
 fn decode_override(any: &Any, is_optional: bool, p: &mut Problems) -> Option<PerRouteConfig> {
+    let any = &core::extension(any, p)?;
     match decode_known_override(any, p) {
         Some(config) => Some(PerRouteConfig { disabled: false, config: Some(config?) }),
         None if is_optional => None,

@@ -6,9 +6,12 @@
 pub mod chain;
 pub mod filter;
 pub mod http;
+mod matching;
 pub mod registry;
 pub mod run;
 pub mod services;
+#[cfg(test)]
+mod testing;
 
 pub use chain::{Chain, Compiler, Level};
 pub use filter::{Cx, Flow, HeaderEdit, HeaderEdits, HttpFilter, Verdict, Wait};

@@ -97,6 +97,9 @@ macro_rules! http_filters {
 
 http_filters! {
     Buffer => buffer,
+    Cors => cors,
+    Fault => fault,
+    HealthCheck => health_check,
     Router => router,
 }
 

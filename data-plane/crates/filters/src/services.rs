@@ -16,6 +16,8 @@ pub struct Services<'a> {
     pub health: Arc<dyn Health>,
     /// The configuration that discovery (ECDS) delivered for the filter of this name, if it came.
     pub discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>,
+    /// `node.cluster` of the bootstrap.
+    pub node_cluster: Arc<str>,
     /// The moment of this compilation, for state that is a function of time.
     pub now: Instant,
 }

@@ -29,6 +29,17 @@ pub enum StrictHeader {
     RetryGrpcOn,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dynamic_stats: true,
+            suppress_envoy_headers: false,
+            strict_check_headers: Vec::new(),
+            respect_expected_rq_timeout: false,
+        }
+    }
+}
+
 // === impl StrictHeader ===
 
 impl StrictHeader {

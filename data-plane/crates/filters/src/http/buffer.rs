@@ -39,3 +39,54 @@ impl HttpFilter for Buffer {
         Flow::Continue
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dp_http::Method;
+    use shared_config::http_filter::{FilterOverride, HttpFilterConfig, router};
+
+    use super::*;
+    use crate::services::KeepStore;
+    use crate::testing::{Proxy, answer, filter};
+
+    /// The status, and body and content-length as the origin sees them.
+    async fn check(
+        levels: &[Override],
+        body: &[&'static str],
+        length: Option<&str>,
+        expected: (u16, Option<(&str, Option<&str>)>),
+    ) {
+        let config = HttpFilterConfig::Buffer(Config { max_request_bytes: 5 });
+        let router = HttpFilterConfig::Router(router::Config::default());
+        let levels: Vec<_> = levels.iter().map(|o| ("buffer", FilterOverride::Buffer(*o))).collect();
+        let filters = [filter("buffer", config), filter("router", router)];
+        let proxy = Proxy::with(&filters, &levels, &KeepStore::default());
+        let mut head = RequestHead::new(Method::Post, "h", "/");
+        if let Some(length) = length {
+            head.headers.append("content-length", length.as_bytes());
+        }
+        let exchange = proxy.exchange(head, body, &answer(200, &[], &[])).await;
+        let upstream = exchange.upstream.as_ref().map(|(head, body)| {
+            (std::str::from_utf8(body).unwrap(), head.headers.text("content-length"))
+        });
+        assert_eq!((exchange.head.status, upstream), expected);
+    }
+
+    #[tokio::test]
+    async fn a_request_goes_on_whole_and_with_its_length() {
+        check(&[], &["ab", "cde"], None, (200, Some(("abcde", Some("5"))))).await;
+        check(&[], &["ab"], Some("2"), (200, Some(("ab", Some("2"))))).await;
+        check(&[], &[], None, (200, Some(("", None)))).await;
+    }
+
+    #[tokio::test]
+    async fn a_longer_request_is_refused() {
+        check(&[], &["abc", "def"], None, (413, None)).await;
+    }
+
+    #[tokio::test]
+    async fn a_route_sets_another_limit_or_none() {
+        check(&[Override::Limit(6)], &["abc", "def"], None, (200, Some(("abcdef", Some("6"))))).await;
+        check(&[Override::Limit(6), Override::Disabled], &["abcdefg"], None, (200, Some(("abcdefg", None)))).await;
+    }
+}

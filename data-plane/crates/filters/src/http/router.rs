@@ -70,3 +70,33 @@ const RETRY_ON: &[&str] = &[
     "reset-before-request",
 ];
 const RETRY_GRPC_ON: &[&str] = &["cancelled", "deadline-exceeded", "resource-exhausted", "unavailable", "internal"];
+
+#[cfg(test)]
+mod tests {
+    use dp_http::Method;
+    use shared_config::http_filter::HttpFilterConfig;
+
+    use super::*;
+    use crate::testing::{Proxy, answer, filter};
+
+    async fn check(strict: &[StrictHeader], field: (&str, &str), status: u16) {
+        let config = Config { strict_check_headers: strict.to_vec(), ..Config::default() };
+        let proxy = Proxy::new(&[filter("router", HttpFilterConfig::Router(config))]);
+        let mut head = RequestHead::new(Method::Get, "h", "/");
+        head.headers.append(field.0, field.1.as_bytes());
+        let exchange = proxy.exchange(head, &[], &answer(200, &[], &[])).await;
+        assert_eq!(exchange.head.status, status, "{field:?}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_value_is_refused_in_a_header_that_is_checked() {
+        use StrictHeader::{MaxRetries, RequestTimeout, RetryGrpcOn, RetryOn};
+        let timeout = "x-envoy-upstream-rq-timeout-ms";
+        check(&[RequestTimeout], (timeout, "soon"), 400).await;
+        check(&[RequestTimeout], (timeout, "100"), 200).await;
+        check(&[MaxRetries], (timeout, "soon"), 200).await;
+        check(&[RetryOn], ("x-envoy-retry-on", "5xx, reset"), 200).await;
+        check(&[RetryOn], ("x-envoy-retry-on", "5xx,never"), 400).await;
+        check(&[RetryGrpcOn], ("x-envoy-retry-grpc-on", "internal"), 200).await;
+    }
+}
