@@ -170,7 +170,8 @@ impl Proxy {
         let (head, chunks, trailers) = match reply {
             Some(reply) => from_reply(*reply, &mut info),
             None => {
-                let chunks = held.map_or_else(|| body.iter().map(|c| Bytes::from_static(c.as_bytes())).collect(), |h| vec![h]);
+                let chunks =
+                    held.map_or_else(|| body.iter().map(|c| Bytes::from_static(c.as_bytes())).collect(), |h| vec![h]);
                 let last = chunks.len().saturating_sub(1);
                 for (i, mut chunk) in chunks.into_iter().enumerate() {
                     let cx = &mut Cx::request(&mut info, self.now);

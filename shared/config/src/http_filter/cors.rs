@@ -44,8 +44,8 @@ impl Decode for Override {
 
     fn decode(proto: &cors::CorsPolicy, p: &mut Problems) -> Option<Self> {
         let before = p.count();
-        let allow_origins = p
-            .each("allow_origin_string_match", &proto.allow_origin_string_match, |p, m| StringMatcher::decode(m, p));
+        let allow_origins =
+            p.each("allow_origin_string_match", &proto.allow_origin_string_match, |p, m| StringMatcher::decode(m, p));
         let text = |name: &str, value: &String, p: &mut Problems| {
             if value.bytes().any(|b| b < b' ' || b == 0x7f) {
                 p.at(name, |p| p.refuse("is not a header value"));

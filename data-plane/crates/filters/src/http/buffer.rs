@@ -66,9 +66,10 @@ mod tests {
             head.headers.append("content-length", length.as_bytes());
         }
         let exchange = proxy.exchange(head, body, &answer(200, &[], &[])).await;
-        let upstream = exchange.upstream.as_ref().map(|(head, body)| {
-            (std::str::from_utf8(body).unwrap(), head.headers.text("content-length"))
-        });
+        let upstream = exchange
+            .upstream
+            .as_ref()
+            .map(|(head, body)| (std::str::from_utf8(body).unwrap(), head.headers.text("content-length")));
         assert_eq!((exchange.head.status, upstream), expected);
     }
 

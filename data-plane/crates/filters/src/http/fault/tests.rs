@@ -114,11 +114,8 @@ async fn a_slow_response_is_paced_in_bytes_a_second() {
 #[tokio::test(start_paused = true)]
 async fn no_more_faults_than_allowed_are_active_at_once() {
     let keep = KeepStore::default();
-    let config = Config {
-        delay: always(Delay::Fixed(Duration::from_secs(1))),
-        max_active_faults: Some(1),
-        ..Config::default()
-    };
+    let config =
+        Config { delay: always(Delay::Fixed(Duration::from_secs(1))), max_active_faults: Some(1), ..Config::default() };
     let (one, two) = (proxy(&config, &[], &keep), proxy(&config, &[], &keep));
     let head = || RequestHead::new(Method::Get, "h", "/");
     let origin = answer(200, &[], &["ok"]);
