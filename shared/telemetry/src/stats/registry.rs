@@ -20,10 +20,12 @@ pub struct Registry {
 #[derive(Default)]
 struct Blocks {
     /// By prefix, then by type, so that a scrape comes out in order and one scope may carry several types.
-    by_name: BTreeMap<(Arc<str>, usize), (Arc<Scope>, Weak<dyn Source>)>,
+    by_name: BTreeMap<(Arc<str>, usize), Remembered>,
     /// Dropped blocks are cleared out when the map has grown to this.
     sweep_at: usize,
 }
+
+type Remembered = (Arc<Scope>, Weak<dyn Source>);
 
 /// A block as a scrape sees it.
 pub struct Entry {

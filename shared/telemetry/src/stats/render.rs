@@ -161,11 +161,14 @@ impl Registry {
     }
 }
 
+/// Series by the name and kind of their family.
+type Families = BTreeMap<(String, &'static str), Vec<Series>>;
+
 /// The families in order, with their kind and series. Fields that only differ in a status class share a family.
-fn families(entries: &[Entry], selection: &Selection) -> BTreeMap<(String, &'static str), Vec<Series>> {
+fn families(entries: &[Entry], selection: &Selection) -> Families {
     // A family's name is made once for each kind of block, not once for each of 10,000 clusters.
-    let mut names: BTreeMap<(&str, usize), Vec<(String, Option<char>)>> = BTreeMap::new();
-    let mut families: BTreeMap<(String, &'static str), Vec<Series>> = BTreeMap::new();
+    let mut names: BTreeMap<(&str, usize), Vec<FamilyName>> = BTreeMap::new();
+    let mut families = Families::new();
     let mut text = String::new();
     for (at, entry) in entries.iter().enumerate() {
         let fields = entry.source.fields();
@@ -194,8 +197,11 @@ fn families(entries: &[Entry], selection: &Selection) -> BTreeMap<(String, &'sta
     families
 }
 
+/// A family's name, and the status class its field stands for.
+type FamilyName = (String, Option<char>);
+
 /// `upstream_rq_2xx` becomes the family `upstream_rq_xx` with the class `2`.
-fn family_name(family: &str, field: &str) -> (String, Option<char>) {
+fn family_name(family: &str, field: &str) -> FamilyName {
     let class = field.strip_suffix("xx").and_then(|rest| rest.chars().last()).filter(char::is_ascii_digit);
     let field = match class {
         Some(_) => format!("{}xx", &field[..field.len() - 3]),

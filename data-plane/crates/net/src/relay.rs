@@ -1,0 +1,232 @@
+//! Copying bytes between two streams, both ways, until both ended.
+//!
+//! Buffers grow while a direction keeps filling them, and are given back while it waits. A direction reads on only when
+//! what it read was written. Never looks at the bytes.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use crate::buffer::{Buffer, SIZES};
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first stream to the second.
+    Forward,
+    Backward,
+}
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides ended.
+    Closed,
+    /// Nothing moved for the idle time.
+    Idle,
+    /// Reading or writing failed in this direction.
+    Failed(Direction, io::Error),
+}
+
+/// What a relay did.
+#[derive(Debug)]
+pub struct Relayed {
+    pub forward: u64,
+    pub backward: u64,
+    pub end: End,
+}
+
+/// A direction gives way to other tasks after this many bytes in one turn.
+const TURN: usize = 1 << 20;
+
+/// Reads in a row that use less than a quarter of the buffer before a smaller one is taken.
+const SMALL_READS: u8 = 4;
+
+/// Copies until both sides ended, one failed, or nothing moved for `idle`. The end of one side is passed on as a
+/// half-close. `moved` hears of bytes once they are written. The streams are left open: dropping them closes them.
+pub async fn relay<A, B>(
+    a: &mut A,
+    b: &mut B,
+    idle: Option<Duration>,
+    mut moved: impl FnMut(Direction, usize),
+) -> Relayed
+where
+    A: AsyncRead + AsyncWrite + Unpin + ?Sized,
+    B: AsyncRead + AsyncWrite + Unpin + ?Sized,
+{
+    let (mut forward, mut backward) = (Pump::new(), Pump::new());
+    // Without an idle time the clock is never read.
+    let last = Cell::new(idle.map(|_| Instant::now()));
+    let mut timer = pin!(idle.map(|idle| tokio::time::sleep(idle)));
+    let end = poll_fn(|cx| {
+        let mut note = |direction, n| {
+            moved(direction, n);
+            if last.get().is_some() {
+                last.set(Some(Instant::now()));
+            }
+        };
+        let there = match forward.poll(cx, a, b, &mut |n| note(Direction::Forward, n)) {
+            Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(Direction::Forward, error)),
+            there => there.is_ready(),
+        };
+        let back = match backward.poll(cx, b, a, &mut |n| note(Direction::Backward, n)) {
+            Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(Direction::Backward, error)),
+            back => back.is_ready(),
+        };
+        if there && back {
+            return Poll::Ready(End::Closed);
+        }
+        match (idle, last.get(), timer.as_mut().as_pin_mut()) {
+            (Some(idle), Some(last), Some(timer)) => poll_idle(timer, last + idle, cx).map(|()| End::Idle),
+            _ => Poll::Pending,
+        }
+    });
+    let end = end.await;
+    Relayed { forward: forward.written, backward: backward.written, end }
+}
+
+/// Ready when `deadline` passed. The timer is moved only when it fires, not with every byte.
+fn poll_idle(mut timer: Pin<&mut Sleep>, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        ready!(timer.as_mut().poll(cx));
+        if timer.deadline() >= deadline {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(deadline);
+    }
+}
+
+/// One direction.
+struct Pump {
+    /// Held only with bytes in it.
+    buffer: Option<Buffer>,
+    start: usize,
+    end: usize,
+    /// The size of the next buffer, as an index into the sizes.
+    size: usize,
+    small_reads: u8,
+    written: u64,
+    flush: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The reading side ended; the writing side is to be shut down.
+    Ended,
+    Done,
+}
+
+// === impl Pump ===
+
+impl Pump {
+    fn new() -> Self {
+        Self { buffer: None, start: 0, end: 0, size: 0, small_reads: 0, written: 0, flush: false, state: State::Open }
+    }
+
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        moved: &mut impl FnMut(usize),
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin + ?Sized,
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        let mut turn = 0;
+        loop {
+            ready!(self.poll_write(cx, to, moved))?;
+            match self.state {
+                State::Open => {}
+                State::Ended => {
+                    // A side that is gone already needs no half-close.
+                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                    self.state = State::Done;
+                    return Poll::Ready(Ok(()));
+                }
+                State::Done => return Poll::Ready(Ok(())),
+            }
+            if turn >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.poll_read(cx, from) {
+                Poll::Ready(read) => turn += read?,
+                Poll::Pending => {
+                    if self.flush {
+                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                        self.flush = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Writes what the buffer holds and gives the buffer back.
+    fn poll_write<W>(&mut self, cx: &mut Context<'_>, to: &mut W, moved: &mut impl FnMut(usize)) -> Poll<io::Result<()>>
+    where
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
+        while self.start < self.end {
+            let n = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[self.start..self.end]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.start += n;
+            self.written += n as u64;
+            self.flush = true;
+            moved(n);
+        }
+        self.buffer = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read<R: AsyncRead + Unpin + ?Sized>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = Buffer::take(self.size);
+        let mut space = ReadBuf::new(&mut buffer);
+        ready!(Pin::new(from).poll_read(cx, &mut space))?;
+        let n = space.filled().len();
+        if n == 0 {
+            self.state = State::Ended;
+            return Poll::Ready(Ok(0));
+        }
+        self.adapt(n);
+        (self.start, self.end) = (0, n);
+        self.buffer = Some(buffer);
+        Poll::Ready(Ok(n))
+    }
+
+    fn adapt(&mut self, read: usize) {
+        let size = SIZES[self.size];
+        if read == size {
+            self.size = (self.size + 1).min(SIZES.len() - 1);
+            self.small_reads = 0;
+        } else if read < size / 4 && self.size > 0 {
+            self.small_reads += 1;
+            if self.small_reads == SMALL_READS {
+                self.size -= 1;
+                self.small_reads = 0;
+            }
+        } else {
+            self.small_reads = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

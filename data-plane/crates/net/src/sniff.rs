@@ -1,0 +1,99 @@
+//! Looking at the first bytes of a connection before anything is chosen: TLS or not, HTTP or not.
+//!
+//! Nothing is taken away: the bytes are read again. The deadline is the caller's.
+
+use std::io;
+
+use tokio::io::AsyncRead;
+
+use crate::client_hello::{self, ClientHello, Parsed};
+use crate::rewind::Rewind;
+
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The longest request line that is looked for.
+const HTTP1_LIMIT: usize = 16 << 10;
+
+/// The ClientHello of a connection; `None` when it does not speak TLS, or ended before it said so.
+pub async fn tls<S: AsyncRead + Unpin>(stream: &mut Rewind<S>) -> io::Result<Option<ClientHello>> {
+    let mut wanted = 1;
+    loop {
+        match client_hello::parse(stream.ahead()) {
+            Parsed::Hello(hello) => return Ok(Some(hello)),
+            Parsed::NotTls => return Ok(None),
+            Parsed::Incomplete(more) => wanted = more.max(wanted),
+        }
+        if wanted > client_hello::LIMIT || !stream.read_ahead(wanted, client_hello::LIMIT).await? {
+            return Ok(None);
+        }
+    }
+}
+
+/// The HTTP version of a plain connection, by the name that filter chains match (`h2c`, `http/1.1`, `http/1.0`);
+/// `None` when it is something else.
+pub async fn http<S: AsyncRead + Unpin>(stream: &mut Rewind<S>) -> io::Result<Option<&'static str>> {
+    loop {
+        match http_version(stream.ahead()) {
+            Some(version) => return Ok(version),
+            None if stream.ahead().len() >= HTTP1_LIMIT => return Ok(None),
+            None => {}
+        }
+        if !stream.read_ahead(stream.ahead().len() + 1, HTTP1_LIMIT).await? {
+            return Ok(None);
+        }
+    }
+}
+
+/// `None` while it is open, `Some(None)` when it is not HTTP.
+fn http_version(bytes: &[u8]) -> Option<Option<&'static str>> {
+    let n = bytes.len().min(HTTP2_PREFACE.len());
+    if bytes[..n] == HTTP2_PREFACE[..n] {
+        return (n == HTTP2_PREFACE.len()).then_some(Some("h2c"));
+    }
+    let method = bytes.iter().position(|b| *b == b' ').unwrap_or(bytes.len());
+    if method == 0 || method > 32 || !bytes[..method].iter().all(|b| b.is_ascii_uppercase() || *b == b'-' || *b == b'_')
+    {
+        return Some(None);
+    }
+    let line = &bytes[..bytes.iter().position(|b| *b == b'\n')?];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    Some(if line.ends_with(b" HTTP/1.1") {
+        Some("http/1.1")
+    } else if line.ends_with(b" HTTP/1.0") {
+        Some("http/1.0")
+    } else {
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(bytes: &[u8], expected: Option<Option<&str>>) {
+        assert_eq!(http_version(bytes), expected);
+    }
+
+    #[test]
+    fn http_is_told_from_its_first_bytes() {
+        check(HTTP2_PREFACE, Some(Some("h2c")));
+        check(b"PRI * HT", None);
+        check(b"GET / HTTP/1.1\r\nhost: a\r\n", Some(Some("http/1.1")));
+        check(b"GET / HTTP/1.0\n", Some(Some("http/1.0")));
+        check(b"GET /", None);
+        check(b"\x16\x03\x01", Some(None));
+        check(b"SSH-2.0-OpenSSH_9\r\n", Some(None));
+        check(b"EHLO example.com\r\n", Some(None));
+    }
+
+    #[tokio::test]
+    async fn what_was_looked_at_is_read_again() {
+        let mut stream = Rewind::new(&b"GET / HTTP/1.1\r\n\r\n"[..]);
+        assert_eq!(tls(&mut stream).await.unwrap(), None);
+        assert_eq!(http(&mut stream).await.unwrap(), Some("http/1.1"));
+        let mut all = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut all).await.unwrap();
+        assert_eq!(all, "GET / HTTP/1.1\r\n\r\n");
+    }
+}
