@@ -151,7 +151,16 @@ pub(crate) fn cluster(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Clu
     cluster.protocol = protocol(r, &fields, cluster.tls.is_some() || fields.get("tls").is_some());
     cluster.connect_timeout = r.field(&fields, "connect_timeout", Reader::duration);
     cluster.idle_timeout = r.field(&fields, "idle_timeout", Reader::duration);
+    let health_node = fields.get("health");
     cluster.health = r.field(&fields, "health", |r, n| Some(r.each(n, health::check))).unwrap_or_default();
+    if let (Some(node), true) = (health_node, cluster.health.iter().any(|h| matches!(h.probe, HealthProbe::Grpc(_)))) {
+        // gRPC is HTTP/2, so who is checked by it speaks it.
+        match fields.get("protocol") {
+            None => cluster.protocol = UpstreamProtocol::H2,
+            Some(_) if cluster.protocol == UpstreamProtocol::H2 => (),
+            Some(_) => r.at("health", |r| r.wrong(node, Code::Conflict, "`grpc` checks need `protocol: h2`")),
+        }
+    }
     cluster.outlier = r.field(&fields, "outlier", health::outlier);
     let versions = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
     cluster.proxy_protocol = r.field(&fields, "proxy_protocol", |r, n| r.choice(n, &versions));
