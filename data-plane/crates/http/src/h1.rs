@@ -18,7 +18,7 @@ mod wire;
 
 pub use client::{ClientConn, ClientOptions};
 pub use fields::Underscores;
-pub(crate) use fields::{elements, is_forbidden_trailer, is_name, is_value};
+pub(crate) use fields::{elements, is_forbidden_trailer, is_value};
 pub use server::{ServerConn, ServerOptions, Version};
 
 /// Why a head was refused. For a request, `status` is what to answer before closing.

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 /// The lower-case name of a header field, made once and looked up often.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct HeaderName {
@@ -343,6 +345,19 @@ impl Headers {
     /// All fields with the number of their name, 0 for one that is not well known.
     pub(crate) fn iter_ids(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> + '_ {
         self.entries.iter().map(|e| (e.id, self.bytes(e.name), self.bytes(e.value)))
+    }
+
+    /// The buffer as it can be shared, for [`Headers::iter_shared`].
+    pub(crate) fn to_shared(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.buf)
+    }
+
+    /// All fields as [`Headers::iter_ids`] gives them, with values that share one buffer.
+    pub(crate) fn iter_shared<'a>(&'a self, shared: &'a Bytes) -> impl Iterator<Item = (u8, &'a [u8], Bytes)> + 'a {
+        self.entries.iter().map(|e| {
+            let (start, end) = (e.value.start as usize, (e.value.start + e.value.len) as usize);
+            (e.id, self.bytes(e.name), shared.slice(start..end))
+        })
     }
 
     /// Makes room for a head at once.
