@@ -128,7 +128,12 @@ impl Problems {
 #[macro_export]
 macro_rules! refuse_set {
     ($problems:expr, $proto:expr; $($field:ident),+ $(,)?) => {
-        $( $problems.unimplemented_if(stringify!($field).trim_start_matches("r#"), $crate::invalid::is_set(&$proto.$field)); )+
+        {
+            $( $problems.unimplemented_if(
+                stringify!($field).trim_start_matches("r#"),
+                $crate::invalid::is_set(&$proto.$field),
+            ); )+
+        }
     };
 }
 

@@ -7,13 +7,18 @@
 #![allow(deprecated)]
 
 pub mod access_log;
+pub mod cluster;
 pub mod core;
+pub mod endpoint;
 pub mod hcm;
 pub mod header;
+pub mod health_check;
 pub mod http_filter;
 pub mod invalid;
+pub mod lb_policy;
 pub mod listener;
 pub mod matcher;
+pub mod outlier;
 pub mod route;
 pub mod secret;
 pub mod substitution;

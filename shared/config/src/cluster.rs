@@ -1,0 +1,184 @@
+//! Clusters: what a set of endpoints is, how connections to it are made and how much of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use proto::envoy::config::cluster::v3 as pb;
+use proto::envoy::config::cluster::v3::cluster as kind;
+
+use crate::core::{Metadata, TcpKeepalive, metadata, tcp_keepalive};
+use crate::endpoint::Assignment;
+use crate::health_check::HealthCheck;
+use crate::invalid::{Invalid, Problems};
+use crate::lb_policy::{LbPolicy, panic_threshold};
+use crate::outlier::OutlierDetection;
+
+pub mod breakers;
+pub mod discovery;
+pub mod http;
+pub(crate) mod wire;
+
+pub use breakers::{Breakers, RetryBudget, Thresholds};
+pub use discovery::{Discovery, Dns, LookupFamily};
+pub use http::{HttpOptions, Protocols};
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    pub name: Arc<str>,
+    /// The name in statistics: `alt_stat_name`, or the name with `:` replaced.
+    pub stat_name: String,
+    pub discovery: Discovery,
+    /// Covers TCP and TLS.
+    pub connect_timeout: Duration,
+    /// How much of a body may wait in one connection.
+    pub buffer_limit: u32,
+    pub lb: LbPolicy,
+    /// Percent of available endpoints below which health is disregarded; 0 never is.
+    pub panic_threshold: f64,
+    pub breakers: Breakers,
+    pub http: HttpOptions,
+    pub keepalive: Option<TcpKeepalive>,
+    /// The address that connections come from, when it is not left to the system.
+    pub source_address: Option<std::net::SocketAddr>,
+    pub outlier: Option<OutlierDetection>,
+    pub health_checks: Vec<HealthCheck>,
+    pub metadata: Arc<Metadata>,
+    /// Removed endpoints are dropped at once, though active health checks still find them healthy.
+    pub ignore_health_on_removal: bool,
+    /// Connections to an endpoint are closed when a health check fails.
+    pub close_on_health_failure: bool,
+    /// Connections are closed whenever the set of endpoints changes.
+    pub close_on_set_change: bool,
+}
+
+/// Decodes a CDS resource.
+///
+/// # Errors
+/// Every problem of the resource.
+pub fn decode(bytes: &[u8]) -> Result<Cluster, Invalid> {
+    let mut p = Problems::default();
+    let cluster = match pb::Cluster::decode(bytes) {
+        Ok(proto) => Cluster::decode(&proto, &mut p),
+        Err(error) => {
+            p.refuse(error);
+            None
+        }
+    };
+    p.finish(cluster)
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// The endpoints that the cluster resource itself names; those of an EDS cluster come from elsewhere.
+    pub fn assignment(&self) -> Option<&Assignment> {
+        match &self.discovery {
+            Discovery::Static(assignment)
+            | Discovery::StrictDns(_, assignment)
+            | Discovery::LogicalDns(_, assignment) => Some(assignment),
+            Discovery::Eds(_) => None,
+        }
+    }
+
+    pub(crate) fn decode(proto: &pb::Cluster, p: &mut Problems) -> Option<Self> {
+        refuse_unimplemented(proto, p);
+        if proto.name.is_empty() {
+            p.refuse_at::<()>("name", "is empty");
+        }
+        let discovery = Discovery::decode(proto, p);
+        let lb = LbPolicy::decode(proto, p);
+        let http = HttpOptions::decode(proto, p);
+        let breakers = Breakers::decode(proto.circuit_breakers.as_ref(), p);
+        let outlier = proto.outlier_detection.as_ref();
+        let common = proto.common_lb_config.as_ref();
+        if let Some(common) = common {
+            // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
+            p.at(
+                "common_lb_config",
+                |p| crate::refuse_set!(p, common; override_host_status, ignore_new_hosts_until_first_hc),
+            );
+        }
+        let stat_name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
+        Some(Self {
+            name: proto.name.as_str().into(),
+            stat_name: stat_name.replace(':', "_"),
+            discovery: discovery?,
+            connect_timeout: wire::positive("connect_timeout", proto.connect_timeout.as_ref(), p)
+                .unwrap_or(Duration::from_secs(5)),
+            buffer_limit: proto.per_connection_buffer_limit_bytes.unwrap_or(1 << 20),
+            lb: lb?,
+            panic_threshold: panic_threshold(proto, p),
+            breakers,
+            http: http?,
+            keepalive: connection_options(proto, p),
+            source_address: bind_config(proto, p),
+            outlier: outlier.map(|o| p.at("outlier_detection", |p| OutlierDetection::decode(o, p))),
+            health_checks: p.each("health_checks", &proto.health_checks, HealthCheck::decode),
+            metadata: Arc::new(metadata(proto.metadata.as_ref())),
+            ignore_health_on_removal: proto.ignore_health_on_host_removal,
+            close_on_health_failure: proto.close_connections_on_host_health_failure,
+            close_on_set_change: common.is_some_and(|c| c.close_connections_on_host_set_change),
+        })
+    }
+}
+
+/// Refuses the fields that nothing here implements.
+fn refuse_unimplemented(proto: &pb::Cluster, p: &mut Problems) {
+    // cleanup_interval only matters to ORIGINAL_DST, wait_for_warm_on_init only delays the start of the server.
+    crate::refuse_set!(p, proto; transport_socket_matches, transport_socket_matcher, stats_matcher,
+        per_connection_buffer_high_watermark_timeout, lb_subset_config, filters, lrs_server,
+        lrs_report_endpoint_metrics, upstream_config, preconnect_policy, queuing_policies,
+        connection_pool_per_downstream_connection);
+    #[allow(deprecated)]
+    {
+        crate::refuse_set!(p, proto; track_timeout_budgets);
+    }
+    if let Some(track) = &proto.track_cluster_stats {
+        p.at("track_cluster_stats", |p| {
+            crate::refuse_set!(p, track; timeout_budgets, request_response_sizes, per_endpoint_stats);
+        });
+    }
+    if let Some(kind::LbConfig::OriginalDstLbConfig(_)) = &proto.lb_config {
+        p.unimplemented("original_dst_lb_config");
+    }
+    transport_socket(proto, p);
+}
+
+/// Plain text is what is meant without a transport socket.
+fn transport_socket(proto: &pb::Cluster, p: &mut Problems) {
+    use proto::envoy::config::core::v3::transport_socket::ConfigType;
+    use proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+    let Some(socket) = &proto.transport_socket else { return };
+    match &socket.config_type {
+        Some(ConfigType::TypedConfig(any)) if any.is::<RawBuffer>() => {}
+        None if socket.name == "envoy.transport_sockets.raw_buffer" => {}
+        _ => p.unimplemented("transport_socket"),
+    }
+}
+
+fn connection_options(proto: &pb::Cluster, p: &mut Problems) -> Option<TcpKeepalive> {
+    let options = proto.upstream_connection_options.as_ref()?;
+    p.at("upstream_connection_options", |p| {
+        crate::refuse_set!(p, options; set_local_interface_name_on_upstream_connections, happy_eyeballs_config);
+    });
+    options.tcp_keepalive.as_ref().map(tcp_keepalive)
+}
+
+fn bind_config(proto: &pb::Cluster, p: &mut Problems) -> Option<std::net::SocketAddr> {
+    let bind = proto.upstream_bind_config.as_ref()?;
+    p.at("upstream_bind_config", |p| {
+        #[allow(deprecated)]
+        {
+            crate::refuse_set!(p, bind; socket_options, extra_source_addresses, additional_source_addresses,
+                local_address_selector, validate_network_namespaces);
+        }
+        p.unimplemented_if("freebind", bind.freebind == Some(true));
+        let source = bind.source_address.as_ref()?;
+        p.at("source_address", |p| crate::core::ip_address(source, p))
+    })
+}
+
+#[cfg(test)]
+mod tests;

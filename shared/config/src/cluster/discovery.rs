@@ -1,0 +1,321 @@
+//! Where the endpoints of a cluster come from.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::envoy::config::cluster::v3 as wire;
+use proto::envoy::config::cluster::v3::cluster as kind;
+use proto::envoy::config::core::v3 as pb;
+use proto::envoy::extensions::clusters::dns::v3 as ext;
+use proto::envoy::extensions::network::dns_resolver as resolvers;
+
+use super::wire::{at_least_1ms, positive};
+use crate::core::{Address, ConfigSource, config_source, duration_at, socket_address};
+use crate::endpoint::{Assignment, Names};
+use crate::invalid::Problems;
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Discovery {
+    Static(Assignment),
+    /// Every address that a name resolves to is an endpoint.
+    StrictDns(Dns, Assignment),
+    /// One endpoint, whose new connections go to the first address that its name resolves to.
+    LogicalDns(Dns, Assignment),
+    Eds(Eds),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Eds {
+    pub source: ConfigSource,
+    /// The name to ask for; the cluster's name when none is given.
+    pub service: String,
+}
+
+/// How names are resolved, and how often.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dns {
+    pub refresh: Duration,
+    pub jitter: Duration,
+    /// Delay between tries after a failure: grows from the first to the second; `refresh` when not given.
+    pub failure_refresh: Option<(Duration, Duration)>,
+    /// The TTL of the answer takes the place of `refresh`.
+    pub respect_ttl: bool,
+    /// A TTL shorter than this counts as this.
+    pub minimum_refresh: Duration,
+    pub family: LookupFamily,
+    pub resolver: Resolver,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LookupFamily {
+    /// IPv6 addresses, and IPv4 ones when there are none.
+    #[default]
+    Auto,
+    V4Only,
+    V6Only,
+    V4Preferred,
+    All,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Resolver {
+    /// Empty takes the system's.
+    pub servers: Vec<SocketAddr>,
+    /// `servers` are asked only when the system names none.
+    pub only_as_fallback: bool,
+    pub tcp: bool,
+    /// Names are taken as absolute.
+    pub no_search: bool,
+    pub query_timeout: Option<Duration>,
+    pub tries: Option<u32>,
+}
+
+// === decode ===
+
+impl Discovery {
+    pub(super) fn decode(proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        let discovery = match &proto.cluster_discovery_type {
+            None => Self::decode_static(proto, p),
+            Some(kind::ClusterDiscoveryType::Type(number)) => match kind::DiscoveryType::try_from(*number) {
+                Ok(kind::DiscoveryType::Static) => Self::decode_static(proto, p),
+                Ok(kind::DiscoveryType::StrictDns) => Self::strict_dns(Dns::old(proto, p)?, proto, p),
+                Ok(kind::DiscoveryType::LogicalDns) => Self::logical_dns(Dns::old(proto, p)?, proto, p),
+                Ok(kind::DiscoveryType::Eds) => return Self::decode_eds(proto, p),
+                Ok(kind::DiscoveryType::OriginalDst) => {
+                    p.refuse_at("type", "ORIGINAL_DST is not implemented by weir-proxy")
+                }
+                Err(_) => p.refuse_at("type", "unknown value"),
+            },
+            Some(kind::ClusterDiscoveryType::ClusterType(custom)) => Self::custom(custom, proto, p),
+        };
+        if proto.eds_cluster_config.is_some() {
+            return p.refuse_at("eds_cluster_config", "is only for clusters of type EDS");
+        }
+        discovery
+    }
+
+    fn decode_static(proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        assignment(proto, Names::Refused, p).map(Self::Static)
+    }
+
+    fn decode_eds(proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        if proto.load_assignment.is_some() {
+            p.refuse_at::<()>("load_assignment", "a cluster of type EDS takes its endpoints from EDS");
+        }
+        let Some(eds) = &proto.eds_cluster_config else {
+            return p.refuse_at("eds_cluster_config", "is not set");
+        };
+        p.at("eds_cluster_config", |p| {
+            let Some(source) = &eds.eds_config else { return p.refuse_at("eds_config", "is not set") };
+            let source = p.at("eds_config", |p| config_source(source, p))?;
+            let service = if eds.service_name.is_empty() { &proto.name } else { &eds.service_name };
+            Some(Self::Eds(Eds { source, service: service.clone() }))
+        })
+    }
+
+    fn custom(custom: &kind::CustomClusterType, proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        p.at("cluster_type.typed_config", |p| {
+            let Some(any) = &custom.typed_config else { return p.refuse_at("", "is not set") };
+            let any = crate::core::extension(any, p)?;
+            if !any.is::<ext::DnsCluster>() {
+                p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+                return None;
+            }
+            crate::core::unpack::<ext::DnsCluster>(&any, p)
+        })
+        .and_then(|dns| {
+            let decoded = p.at("cluster_type.typed_config", |p| Dns::decode(&dns, p))?;
+            if dns.all_addresses_in_single_endpoint {
+                Self::logical_dns(decoded, proto, p)
+            } else {
+                Self::strict_dns(decoded, proto, p)
+            }
+        })
+    }
+
+    fn strict_dns(dns: Dns, proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        Some(Self::StrictDns(dns, assignment(proto, Names::Resolved, p)?))
+    }
+
+    fn logical_dns(dns: Dns, proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        let assignment = assignment(proto, Names::Resolved, p)?;
+        if assignment.localities.len() != 1 || assignment.endpoints().count() != 1 {
+            return p.refuse_at("load_assignment", "a logical DNS cluster has one locality with one endpoint");
+        }
+        Some(Self::LogicalDns(dns, assignment))
+    }
+}
+
+fn assignment(proto: &wire::Cluster, names: Names, p: &mut Problems) -> Option<Assignment> {
+    let Some(assignment) = &proto.load_assignment else {
+        return p.refuse_at("load_assignment", "is not set");
+    };
+    p.at("load_assignment", |p| {
+        let assignment = Assignment::decode(assignment, names, p);
+        p.at("policy", |p| p.unimplemented_if("endpoint_stale_after", assignment.stale_after.is_some()));
+        Some(assignment)
+    })
+}
+
+impl Dns {
+    #[allow(deprecated)]
+    fn old(proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        let mut resolver = Resolver::old(proto, p)?;
+        if let Some(typed) = &proto.typed_dns_resolver_config {
+            resolver = p.at("typed_dns_resolver_config", |p| Resolver::typed(typed, p))?;
+        }
+        let failure = proto.dns_failure_refresh_rate.as_ref();
+        Some(Self {
+            refresh: at_least_1ms("dns_refresh_rate", proto.dns_refresh_rate.as_ref(), p).unwrap_or(DEFAULT_REFRESH),
+            jitter: duration_at(proto.dns_jitter.as_ref(), "dns_jitter", p).unwrap_or_default(),
+            failure_refresh: match failure {
+                Some(f) => Some(failure_rate(f.base_interval.as_ref(), f.max_interval.as_ref(), p)?),
+                None => None,
+            },
+            respect_ttl: proto.respect_dns_ttl,
+            minimum_refresh: MINIMUM_REFRESH,
+            family: match kind::DnsLookupFamily::try_from(proto.dns_lookup_family) {
+                Ok(kind::DnsLookupFamily::Auto) => LookupFamily::Auto,
+                Ok(kind::DnsLookupFamily::V4Only) => LookupFamily::V4Only,
+                Ok(kind::DnsLookupFamily::V6Only) => LookupFamily::V6Only,
+                Ok(kind::DnsLookupFamily::V4Preferred) => LookupFamily::V4Preferred,
+                Ok(kind::DnsLookupFamily::All) => LookupFamily::All,
+                Err(_) => return p.refuse_at("dns_lookup_family", "unknown value"),
+            },
+            resolver,
+        })
+    }
+
+    fn decode(proto: &ext::DnsCluster, p: &mut Problems) -> Option<Self> {
+        use proto::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+        let failure = proto.dns_failure_refresh_rate.as_ref();
+        Some(Self {
+            refresh: at_least_1ms("dns_refresh_rate", proto.dns_refresh_rate.as_ref(), p).unwrap_or(DEFAULT_REFRESH),
+            jitter: duration_at(proto.dns_jitter.as_ref(), "dns_jitter", p).unwrap_or_default(),
+            failure_refresh: match failure {
+                Some(f) => Some(failure_rate(f.base_interval.as_ref(), f.max_interval.as_ref(), p)?),
+                None => None,
+            },
+            respect_ttl: proto.respect_dns_ttl,
+            minimum_refresh: positive("dns_min_refresh_rate", proto.dns_min_refresh_rate.as_ref(), p)
+                .unwrap_or(MINIMUM_REFRESH),
+            family: match DnsLookupFamily::try_from(proto.dns_lookup_family) {
+                Ok(DnsLookupFamily::Unspecified | DnsLookupFamily::Auto) => LookupFamily::Auto,
+                Ok(DnsLookupFamily::V4Only) => LookupFamily::V4Only,
+                Ok(DnsLookupFamily::V6Only) => LookupFamily::V6Only,
+                Ok(DnsLookupFamily::V4Preferred) => LookupFamily::V4Preferred,
+                Ok(DnsLookupFamily::All) => LookupFamily::All,
+                Err(_) => return p.refuse_at("dns_lookup_family", "unknown value"),
+            },
+            resolver: match &proto.typed_dns_resolver_config {
+                Some(typed) => p.at("typed_dns_resolver_config", |p| Resolver::typed(typed, p))?,
+                None => Resolver::default(),
+            },
+        })
+    }
+}
+
+/// Envoy's default between two resolutions.
+const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
+/// A name server that answers with a TTL of 0 is not asked more often than this.
+const MINIMUM_REFRESH: Duration = Duration::from_secs(1);
+
+fn failure_rate(
+    base: Option<&prost_types::Duration>,
+    max: Option<&prost_types::Duration>,
+    p: &mut Problems,
+) -> Option<(Duration, Duration)> {
+    p.at("dns_failure_refresh_rate", |p| {
+        let Some(base) = at_least_1ms("base_interval", base, p) else {
+            return if base.is_none() { p.refuse_at("base_interval", "is not set") } else { None };
+        };
+        let max = at_least_1ms("max_interval", max, p).unwrap_or(base * 10);
+        if max < base {
+            return p.refuse_at("max_interval", "is less than base_interval");
+        }
+        Some((base, max))
+    })
+}
+
+impl Resolver {
+    #[allow(deprecated)]
+    fn old(proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        let mut resolver = Self { tcp: proto.use_tcp_for_dns_lookups, ..Self::default() };
+        resolver.servers = p.each("dns_resolvers", &proto.dns_resolvers, server);
+        if let Some(config) = &proto.dns_resolution_config {
+            p.at("dns_resolution_config", |p| {
+                resolver.servers = p.each("resolvers", &config.resolvers, server);
+                resolver.options(config.dns_resolver_options.as_ref());
+            });
+        }
+        Some(resolver)
+    }
+
+    fn typed(proto: &pb::TypedExtensionConfig, p: &mut Problems) -> Option<Self> {
+        p.at("typed_config", |p| {
+            let Some(any) = &proto.typed_config else {
+                p.refuse("is not set");
+                return None;
+            };
+            let any = crate::core::extension(any, p)?;
+            if any.is::<resolvers::cares::v3::CaresDnsResolverConfig>() {
+                return Some(Self::cares(&crate::core::unpack(&any, p)?, p));
+            }
+            if any.is::<resolvers::getaddrinfo::v3::GetAddrInfoDnsResolverConfig>() {
+                let proto: resolvers::getaddrinfo::v3::GetAddrInfoDnsResolverConfig = crate::core::unpack(&any, p)?;
+                // num_resolver_threads: lookups need no threads here.
+                return Some(Self { tries: proto.num_retries.map(|n| n.saturating_add(1)), ..Self::default() });
+            }
+            if any.is::<resolvers::hickory::v3::HickoryDnsResolverConfig>() {
+                return Some(Self::hickory(&crate::core::unpack(&any, p)?, p));
+            }
+            p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+            None
+        })
+    }
+
+    fn cares(proto: &resolvers::cares::v3::CaresDnsResolverConfig, p: &mut Problems) -> Self {
+        // udp_max_queries, max_udp_channel_duration and reinit_channel_on_timeout: every query has its own socket here.
+        crate::refuse_set!(p, proto; filter_unroutable_families, rotate_nameservers, edns0_max_payload_size, qcache_max_ttl);
+        let mut resolver = Self {
+            servers: p.each("resolvers", &proto.resolvers, server),
+            only_as_fallback: proto.use_resolvers_as_fallback,
+            query_timeout: proto.query_timeout_seconds.map(Duration::from_secs),
+            tries: proto.query_tries,
+            ..Self::default()
+        };
+        resolver.options(proto.dns_resolver_options.as_ref());
+        resolver
+    }
+
+    fn hickory(proto: &resolvers::hickory::v3::HickoryDnsResolverConfig, p: &mut Problems) -> Self {
+        // cache_size and num_resolver_threads: a name is asked for when its TTL ends, so there is no cache to size.
+        crate::refuse_set!(p, proto; dns_over_tls, dns_over_https, enable_dnssec);
+        Self {
+            servers: p.each("resolvers", &proto.resolvers, server),
+            query_timeout: duration_at(proto.query_timeout.as_ref(), "query_timeout", p),
+            tries: proto.query_tries,
+            ..Self::default()
+        }
+    }
+
+    fn options(&mut self, proto: Option<&pb::DnsResolverOptions>) {
+        if let Some(options) = proto {
+            self.tcp = options.use_tcp_for_dns_lookups;
+            self.no_search = options.no_default_search_domain;
+        }
+    }
+}
+
+fn server(p: &mut Problems, proto: &pb::Address) -> Option<SocketAddr> {
+    use pb::address::Address as Kind;
+    let Some(Kind::SocketAddress(socket)) = &proto.address else {
+        return p.refuse_at("socket_address", "is not set");
+    };
+    p.at("socket_address", |p| match socket_address(socket, p)? {
+        Address::Ip(address) => {
+            Some(SocketAddr::new(address.ip(), if address.port() == 0 { 53 } else { address.port() }))
+        }
+        _ => p.refuse_at("address", "a name server is given by its IP address"),
+    })
+}
