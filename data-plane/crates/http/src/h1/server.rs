@@ -163,7 +163,8 @@ impl ServerConn {
                 return Poll::Ready(false);
             }
             self.skip_empty_lines();
-            if !self.wire.input.bytes.is_empty() {
+            // Half of an empty line does not begin a request yet.
+            if !matches!(&self.wire.input.bytes[..], b"" | b"\r") {
                 return Poll::Ready(true);
             }
             if !matches!(ready!(self.wire.input.poll_fill(&mut self.wire.io, cx)), Ok(1..)) {

@@ -114,20 +114,16 @@ impl Wire {
             let from = (self.scanned as usize).min(bytes.len());
             match fields::find_end(bytes, from.saturating_sub(3)) {
                 Some(end) if end <= limit => return Poll::Ready(Ok(Ok(HeadAt::Whole(end)))),
-                Some(_) => return Poll::Ready(Ok(Err(HeadError::new(431, "headers_too_large")))),
-                None if bytes.len() >= limit => {
-                    let in_first_line = !bytes[..limit].contains(&b'\n');
-                    let error = if in_first_line { (414, "uri_too_long") } else { (431, "headers_too_large") };
-                    return Poll::Ready(Ok(Err(HeadError::new(error.0, error.1))));
-                }
-                None if bytes.first().is_some_and(|byte| !fields::is_name(&[*byte]) && *byte != b'\r') => {
-                    return Poll::Ready(Ok(Err(HeadError::bad("not_http"))));
-                }
-                None if fields::has_bare_lf(bytes, from) => {
-                    return Poll::Ready(Ok(Err(HeadError::bad("bare_lf"))));
-                }
-                None => self.scanned = bytes.len() as u32,
+                None if bytes.len() < limit => {}
+                _ => return Poll::Ready(Ok(Err(too_large(&bytes[..limit])))),
             }
+            if bytes.first().is_some_and(|byte| !fields::is_name(&[*byte])) {
+                return Poll::Ready(Ok(Err(HeadError::bad("not_http"))));
+            }
+            if fields::has_bare_lf(bytes, from) {
+                return Poll::Ready(Ok(Err(HeadError::bad("bare_lf"))));
+            }
+            self.scanned = bytes.len() as u32;
             if ready!(self.input.poll_fill(&mut self.io, cx))? == 0 {
                 return Poll::Ready(Ok(Ok(HeadAt::Eof)));
             }
@@ -261,4 +257,9 @@ impl Wire {
             Poll::Ready(result) => Poll::Ready(result),
         }
     }
+}
+
+/// The target alone, or the fields, took more than a head may.
+fn too_large(bytes: &[u8]) -> HeadError {
+    if bytes.contains(&b'\n') { HeadError::new(431, "headers_too_large") } else { HeadError::new(414, "uri_too_long") }
 }
