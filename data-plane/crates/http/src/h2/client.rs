@@ -50,6 +50,7 @@ pub struct ClientStream {
 
 struct Place(ClientConn);
 
+#[expect(clippy::large_enum_variant, reason = "the stream is boxed already, and open for almost all of its life")]
 enum State {
     /// No head was sent yet.
     Fresh,
