@@ -52,7 +52,7 @@ pub fn knows(full_name: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// What Envoy reads: one value where a list is expected, enum names in any case, durations and wrappers as objects
-    /// (`{seconds: 5}`, `{value: 1}`), booleans as the strings `"true"` and `"false"`.
+    /// (`{seconds: 5}`, `{value: 1}`), booleans as the strings `"true"` and `"false"` or the words of YAML 1.1 (`yes`, `off`).
     #[default]
     Lenient,
     /// Canonical proto3 JSON only.

@@ -4,6 +4,7 @@
 
 mod any;
 pub mod json;
+pub mod pgv;
 pub use any::Any;
 
 #[allow(clippy::all, unreachable_pub, dead_code, rust_2018_idioms, missing_docs)]

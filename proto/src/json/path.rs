@@ -22,6 +22,32 @@ impl Path {
     }
 }
 
+impl Path {
+    /// Reads what [`Path`] displays as; a bracket with a number is an index.
+    pub fn parse(text: &str) -> Self {
+        let mut segments = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            if let Some(bracket) = rest.strip_prefix('[') {
+                let (inner, after) = bracket.split_once(']').unwrap_or((bracket, ""));
+                segments.push(match inner.parse() {
+                    Ok(index) => Segment::Index(index),
+                    Err(_) => Segment::Key(inner.trim_matches('"').to_owned()),
+                });
+                rest = after;
+            } else {
+                rest = rest.strip_prefix('.').unwrap_or(rest);
+                let end = rest.find(['.', '[']).unwrap_or(rest.len());
+                if end > 0 {
+                    segments.push(Segment::Key(rest[..end].to_owned()));
+                }
+                rest = &rest[end..];
+            }
+        }
+        Self(segments)
+    }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, segment) in self.0.iter().enumerate() {

@@ -270,10 +270,16 @@ impl Reader {
     fn boolean(&mut self, value: &Value) -> bool {
         match value {
             Value::Bool(b) => *b,
-            Value::String(s) if self.lenient() && (s == "true" || s == "false") => s == "true",
             other => {
-                self.refuse(format!("expected true or false, not {}", show(other)));
-                false
+                let word = other.as_str().filter(|_| self.lenient()).map(str::to_ascii_lowercase);
+                match word.as_deref() {
+                    Some("true" | "yes" | "on" | "y") => true,
+                    Some("false" | "no" | "off" | "n") => false,
+                    _ => {
+                        self.refuse(format!("expected true or false, not {}", show(other)));
+                        false
+                    }
+                }
             }
         }
     }

@@ -36,6 +36,8 @@ fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: budget,
         with_snippet: false,
+        // `id: n` is a text; fields that are boolean take the YAML 1.1 words anyway.
+        strict_booleans: true,
     }
 }
 

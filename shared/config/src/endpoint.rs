@@ -143,11 +143,16 @@ pub fn decode(bytes: &[u8]) -> Result<Assignment, Invalid> {
             return p.finish(None);
         }
     };
+    let assignment = decode_resource(&proto, &mut p);
+    p.finish(assignment)
+}
+
+/// Decodes an EDS resource that is a message already.
+pub(crate) fn decode_resource(proto: &wire::ClusterLoadAssignment, p: &mut Problems) -> Option<Assignment> {
     if proto.cluster_name.is_empty() {
-        p.refuse_at::<()>("cluster_name", "is empty");
+        return p.refuse_at("cluster_name", "is empty");
     }
-    let assignment = Assignment::decode(&proto, Names::Refused, &mut p);
-    p.finish(Some(assignment))
+    Some(Assignment::decode(proto, Names::Refused, p))
 }
 
 /// Whether endpoints may be host names.

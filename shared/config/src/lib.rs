@@ -7,6 +7,7 @@
 #![allow(deprecated)]
 
 pub mod access_log;
+pub mod bootstrap;
 pub mod cluster;
 pub mod core;
 pub mod endpoint;
@@ -19,7 +20,9 @@ pub mod lb_policy;
 pub mod listener;
 pub mod matcher;
 pub mod outlier;
+pub mod resource;
 pub mod route;
+pub mod runtime;
 pub mod secret;
 pub mod substitution;
 pub mod tcp_proxy;

@@ -9,9 +9,11 @@ use crate::core::{ConfigSource, DataSource};
 use crate::matcher::StringMatcher;
 
 mod decode;
+mod socket;
 mod validation;
 
 pub use decode::{certificate, downstream, session_ticket_keys, upstream};
+pub use socket::downstream_socket;
 pub use validation::validation_context;
 
 /// TLS towards clients.

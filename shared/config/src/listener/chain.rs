@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 
-use proto::envoy::config::core::v3 as pb_core;
 use proto::envoy::config::listener::v3 as pb;
-use proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 
 use super::{FilterChain, FilterChainMatch, SourceType, TransportProtocol, filter};
-use crate::core::{cidr, duration_at, extension, metadata, unpack};
+use crate::core::{cidr, duration_at, metadata};
 use crate::invalid::Problems;
 use crate::refuse_set;
-use crate::tls::{self, DownstreamTls};
+use crate::tls;
 
 pub(super) fn decode(proto: &pb::FilterChain, p: &mut Problems) -> Option<FilterChain> {
     let before = p.count();
@@ -25,7 +23,7 @@ pub(super) fn decode(proto: &pb::FilterChain, p: &mut Problems) -> Option<Filter
         None => FilterChainMatch::default(),
     };
     let tls = match &proto.transport_socket {
-        Some(socket) => p.at("transport_socket", |p| transport_socket(socket, p))?,
+        Some(socket) => p.at("transport_socket", |p| tls::downstream_socket(socket, p))?,
         None => None,
     };
     let (network_filters, terminal) = p.at("filters", |p| filter::network_filters(&proto.filters, p))?;
@@ -44,31 +42,6 @@ pub(super) fn decode(proto: &pb::FilterChain, p: &mut Problems) -> Option<Filter
         metadata: metadata(proto.metadata.as_ref()),
     };
     (p.count() == before).then_some(chain)
-}
-
-/// Decodes a transport socket towards clients; `None` inside is plain bytes.
-fn transport_socket(proto: &pb_core::TransportSocket, p: &mut Problems) -> Option<Option<DownstreamTls>> {
-    let Some(pb_core::transport_socket::ConfigType::TypedConfig(any)) = &proto.config_type else {
-        return p.refuse_at("typed_config", "is required");
-    };
-    p.at("typed_config", |p| {
-        let any = extension(any, p)?;
-        match any.type_name() {
-            "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Some(None),
-            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {
-                let context: pb_tls::DownstreamTlsContext = unpack(&any, p)?;
-                tls::downstream(&context, p).map(Some)
-            }
-            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => {
-                p.refuse("UpstreamTlsContext is for clusters, a filter chain needs DownstreamTlsContext");
-                None
-            }
-            other => {
-                p.refuse(format!("transport socket {other} is not implemented by weir-proxy"));
-                None
-            }
-        }
-    })
 }
 
 fn criteria_of(proto: &pb::FilterChainMatch, p: &mut Problems) -> FilterChainMatch {
