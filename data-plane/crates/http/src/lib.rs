@@ -4,6 +4,7 @@
 //! an HTTP library. Never: filters, clusters, configuration, sockets.
 
 mod authority;
+pub mod field;
 pub mod flags;
 pub mod h1;
 pub mod h2;
@@ -15,6 +16,7 @@ pub mod io;
 pub mod reply;
 pub mod stream;
 
+pub use field::Field;
 pub use head::{Method, Protocol, RequestHead, ResponseHead, Scheme};
 pub use headers::{HeaderName, Headers, name};
 pub use hop_by_hop::InvalidConnection;
