@@ -1,1 +1,64 @@
-//! TODO
+//! From a request to its route, and the small calculations a route asks for: rewrites, redirects, hashes, headers.
+//!
+//! Everything here is compiled once a snapshot and pure afterwards: no clock, no random source, no I/O. The caller
+//! hands in the stream's random value.
+
+mod hash;
+mod headers;
+mod host;
+mod inline;
+mod matcher;
+mod path;
+mod query;
+mod redirect;
+mod rewrite;
+mod table;
+mod weight;
+
+use dp_format::FormatError;
+use dp_http::headers::InvalidName;
+
+pub use hash::{HashPolicies, Hashed};
+pub use headers::{HeaderLevels, HeaderPlan, HeaderSteps};
+pub use matcher::{MatchContext, RouteMatcher, is_grpc};
+pub use query::{cookie, query_parameter};
+pub use redirect::{Redirect, original_location, tls_location};
+pub use rewrite::{HostRewrite, PathRewrite};
+pub use table::{Entry, Found, RouteTable, VirtualHost};
+pub use weight::Weights;
+
+/// What of a sound route configuration cannot be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    #[error("{0}")]
+    Name(#[from] InvalidName),
+    #[error("value of header {name}: {error}")]
+    Format { name: String, error: FormatError },
+}
+
+/// Static metadata as formatters look it up: filter name → dotted path → text, or JSON text of what is not text. The
+/// empty path is the whole object.
+pub fn flatten_metadata(metadata: &shared_config::core::Metadata) -> dp_http::info::Metadata {
+    metadata
+        .iter()
+        .map(|(name, value)| {
+            let mut into = std::collections::BTreeMap::new();
+            flatten(String::new(), value, &mut into);
+            (name.clone(), into)
+        })
+        .collect()
+}
+
+fn flatten(path: String, value: &serde_json::Value, into: &mut std::collections::BTreeMap<String, String>) {
+    if let serde_json::Value::Object(fields) = value {
+        for (name, value) in fields {
+            let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            flatten(below, value, into);
+        }
+    }
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    into.insert(path, text);
+}

@@ -1,0 +1,100 @@
+//! Where a redirect leads.
+
+use dp_http::RequestHead;
+use shared_config::matcher::Substitution;
+use shared_config::route as config;
+use shared_config::route::{PathMatcher, RedirectPath};
+
+use crate::rewrite::{Matched, split_query};
+
+/// A compiled redirect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redirect {
+    pub status: u16,
+    scheme: Option<String>,
+    host: Option<String>,
+    /// With its colon.
+    port: Option<String>,
+    path: NewPath,
+    strip_query: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum NewPath {
+    Keep,
+    Replace { path: String, has_query: bool },
+    Prefix { matched: Matched, with: String },
+    Regex(Substitution),
+}
+
+impl Redirect {
+    pub fn compile(config: &config::Redirect, path: &PathMatcher) -> Self {
+        Self {
+            status: config.status,
+            scheme: config.scheme.clone(),
+            host: config.host.clone(),
+            port: config.port.map(|port| format!(":{port}")),
+            path: match &config.path {
+                RedirectPath::Keep => NewPath::Keep,
+                RedirectPath::Replace(path) => NewPath::Replace { path: path.clone(), has_query: path.contains('?') },
+                RedirectPath::Prefix(with) => NewPath::Prefix { matched: Matched::by(path), with: with.clone() },
+                RedirectPath::Regex(substitution) => NewPath::Regex(substitution.clone()),
+            },
+            strip_query: config.strip_query,
+        }
+    }
+
+    /// The value of `location`. `https` says how the client came, by `x-forwarded-proto`.
+    pub fn location(&self, head: &RequestHead, https: bool) -> String {
+        let scheme = self.scheme.as_deref().unwrap_or(head.scheme.as_str());
+        let port = self.port.as_deref().unwrap_or_default();
+        let host = match &self.host {
+            Some(host) => host,
+            None => request_host(head.authority(), scheme, !port.is_empty(), https),
+        };
+        let path = self.path(head.path());
+        [scheme, "://", host, port, &path].concat()
+    }
+
+    fn path(&self, path: &str) -> String {
+        let (only, query) = split_query(path);
+        let mut new = match &self.path {
+            // The query of the new path stays, whatever strip_query says.
+            NewPath::Replace { path, has_query: true } => return path.clone(),
+            NewPath::Replace { path, .. } => [path, query].concat(),
+            NewPath::Keep => path.to_owned(),
+            NewPath::Prefix { matched, with } => matched.replace(path, with),
+            NewPath::Regex(substitution) => match substitution.replace_text(only) {
+                empty if empty.is_empty() => path.to_owned(),
+                new => new + query,
+            },
+        };
+        if self.strip_query
+            && let Some(end) = new.find('?')
+        {
+            new.truncate(end);
+        }
+        new
+    }
+}
+
+/// The host of the request without a port that would be wrong: one that is replaced, or the default port of the scheme
+/// that the redirect leaves.
+fn request_host<'a>(authority: &'a str, scheme: &str, new_port: bool, https: bool) -> &'a str {
+    let end = if authority.starts_with('[') { authority.rfind("]:").map(|at| at + 1) } else { authority.rfind(':') };
+    let Some(end) = end else { return authority };
+    let port = &authority[end..];
+    let came_by = if https { "https" } else { "http" };
+    let is_default = scheme != came_by && port == if https { ":443" } else { ":80" };
+    if new_port || is_default { &authority[..end] } else { authority }
+}
+
+/// Where a virtual host sends a request that must use TLS.
+pub fn tls_location(head: &RequestHead) -> String {
+    ["https://", head.authority(), head.path()].concat()
+}
+
+/// The URI of the request itself: `location` of direct responses with status 201 or 3xx, as Envoy sends them.
+pub fn original_location(head: &RequestHead) -> String {
+    [head.scheme.as_str(), "://", head.authority(), head.path()].concat()
+}

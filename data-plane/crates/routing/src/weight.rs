@@ -1,0 +1,30 @@
+//! Picking among weighted clusters by a number.
+
+use shared_config::route::WeightedClusters;
+
+/// Running sums of weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weights {
+    sums: Vec<u32>,
+    total: u32,
+}
+
+impl Weights {
+    pub fn compile(config: &WeightedClusters) -> Self {
+        let sums = config
+            .clusters
+            .iter()
+            .scan(0u32, |sum, cluster| {
+                *sum = sum.saturating_add(cluster.weight);
+                Some(*sum)
+            })
+            .collect();
+        Self { sums, total: config.total.max(1) }
+    }
+
+    /// The index of the cluster that `number` falls on: a random value, or what a header or hash says.
+    pub fn pick(&self, number: u64) -> usize {
+        let at = (number % u64::from(self.total)) as u32;
+        self.sums.partition_point(|sum| *sum <= at).min(self.sums.len().saturating_sub(1))
+    }
+}
