@@ -1,0 +1,136 @@
+//! The HTTP side: accepting, limits, methods.
+//!
+//! Small limits everywhere: few connections, small heads, no bodies, and a deadline.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use shared_telemetry::Registry;
+use shared_telemetry::log::LogHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::handlers::{self, Answer, PATHS};
+use crate::query::Query;
+use crate::state::AdminState;
+
+/// What the admin server works with.
+pub struct Admin {
+    pub state: Arc<dyn AdminState>,
+    pub registry: Registry,
+    pub logs: LogHandle,
+}
+
+const MAX_CONNECTIONS: usize = 64;
+const HEAD_LIMIT: usize = 16 << 10;
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// A connection is closed after this time, however slowly it is read.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Serves until `stop` resolves; what runs then is cut.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            () = &mut stop => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Out of descriptors: the proxy's own connections come first.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        // More connections than slots are closed at once.
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+        let admin = Arc::clone(&admin);
+        connections.spawn(async move {
+            serve_connection(stream, admin).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn serve_connection(stream: TcpStream, admin: Arc<Admin>) {
+    let service = service_fn(|request| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(respond(admin, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(HEAD_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_DEADLINE, connection).await {
+        tracing::debug!(%error, "admin connection failed");
+    }
+}
+
+async fn respond(admin: Arc<Admin>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let request = request.map(drop);
+    // A page over 10,000 clusters takes a while to write; nothing else waits for it.
+    match tokio::task::spawn_blocking(move || answer(&admin, &request)).await {
+        Ok(response) => response,
+        Err(_) => to_response(Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed\n".into())),
+    }
+}
+
+pub(crate) fn answer(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    let Some(found) = PATHS.iter().find(|known| known.path == path) else {
+        return to_response(Answer::text(StatusCode::NOT_FOUND, format!("invalid path. {}", handlers::help())));
+    };
+    let allowed = if found.changes { "POST" } else { "GET, HEAD" };
+    let fits = if found.changes {
+        request.method() == Method::POST
+    } else {
+        matches!(*request.method(), Method::GET | Method::HEAD)
+    };
+    if !fits {
+        let reason = format!("method {} is not allowed here, use {allowed}\n", request.method());
+        let mut response = to_response(Answer::text(StatusCode::METHOD_NOT_ALLOWED, reason));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        return response;
+    }
+    if found.changes && is_foreign(request) {
+        return to_response(Answer::text(StatusCode::FORBIDDEN, "requests from other sites are not allowed\n".into()));
+    }
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    to_response((found.answer)(admin, &query))
+}
+
+/// Whether a browser sends this on behalf of another site's page.
+fn is_foreign(request: &Request<()>) -> bool {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if let Some(site) = header("sec-fetch-site") {
+        return !matches!(site, "same-origin" | "none");
+    }
+    let Some(origin) = header("origin") else { return false };
+    origin.split_once("://").map(|(_, host)| host) != header("host")
+}
+
+fn to_response(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

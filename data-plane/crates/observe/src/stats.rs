@@ -1,0 +1,221 @@
+//! The blocks of statistics of listeners, connections and the process, by Envoy's names.
+//!
+//! Only names: who counts is the spine, who shows is the registry.
+
+use shared_telemetry::stats;
+
+stats! {
+    /// `http.STAT_PREFIX.`: one HTTP connection manager.
+    pub struct HttpStats {
+        counter downstream_cx_total,
+        gauge downstream_cx_active,
+        counter downstream_cx_destroy,
+        counter downstream_cx_destroy_local,
+        counter downstream_cx_destroy_remote,
+        counter downstream_cx_destroy_active_rq,
+        counter downstream_cx_destroy_local_active_rq,
+        counter downstream_cx_destroy_remote_active_rq,
+        counter downstream_cx_drain_close,
+        counter downstream_cx_idle_timeout,
+        counter downstream_cx_max_duration_reached,
+        counter downstream_cx_max_requests_reached,
+        counter downstream_cx_protocol_error,
+        counter downstream_cx_http1_total,
+        gauge downstream_cx_http1_active,
+        counter downstream_cx_http2_total,
+        gauge downstream_cx_http2_active,
+        counter downstream_cx_ssl_total,
+        gauge downstream_cx_ssl_active,
+        counter downstream_cx_upgrades_total,
+        gauge downstream_cx_upgrades_active,
+        counter downstream_cx_rx_bytes_total,
+        counter downstream_cx_tx_bytes_total,
+        histogram downstream_cx_length_ms,
+        counter downstream_rq_total,
+        gauge downstream_rq_active,
+        counter downstream_rq_http1_total,
+        counter downstream_rq_http2_total,
+        counter downstream_rq_completed,
+        counter downstream_rq_1xx,
+        counter downstream_rq_2xx,
+        counter downstream_rq_3xx,
+        counter downstream_rq_4xx,
+        counter downstream_rq_5xx,
+        counter downstream_rq_rx_reset,
+        counter downstream_rq_tx_reset,
+        counter downstream_rq_timeout,
+        counter downstream_rq_idle_timeout,
+        counter downstream_rq_header_timeout,
+        counter downstream_rq_max_duration_reached,
+        counter downstream_rq_too_large,
+        counter downstream_rq_non_relative_path,
+        counter downstream_rq_ws_on_non_ws_route,
+        counter downstream_rq_redirected_with_normalized_path,
+        counter downstream_rq_response_before_rq_complete,
+        counter downstream_rq_overload_close,
+        histogram downstream_rq_time,
+        counter rq_total,
+        counter no_route,
+        counter no_cluster,
+        counter rq_redirect,
+        counter rq_direct_response,
+        counter rq_reset_after_downstream_response_started,
+    }
+}
+
+stats! {
+    /// `listener.ADDRESS.`
+    pub struct ListenerStats {
+        counter downstream_cx_total,
+        gauge downstream_cx_active,
+        counter downstream_cx_destroy,
+        counter downstream_cx_overflow,
+        counter downstream_global_cx_overflow,
+        counter downstream_cx_overload_reject,
+        gauge downstream_pre_cx_active,
+        counter downstream_pre_cx_timeout,
+        counter downstream_listener_filter_error,
+        counter downstream_listener_filter_remote_close,
+        counter no_filter_chain_match,
+        histogram downstream_cx_length_ms,
+    }
+}
+
+stats! {
+    /// `listener.ADDRESS.ssl.`
+    pub struct TlsStats {
+        counter handshake,
+        counter connection_error,
+        counter session_reused,
+        counter no_certificate,
+        counter fail_verify_no_cert,
+        counter fail_verify_error,
+        counter fail_verify_san,
+        counter fail_verify_cert_hash,
+    }
+}
+
+stats! {
+    /// `tcp.STAT_PREFIX.`: one TCP proxy.
+    pub struct TcpStats {
+        counter downstream_cx_total,
+        counter downstream_cx_no_route,
+        counter downstream_cx_rx_bytes_total,
+        counter downstream_cx_tx_bytes_total,
+        counter idle_timeout,
+        counter max_downstream_connection_duration,
+    }
+}
+
+stats! {
+    /// `server.`: the process. The control thread sets these.
+    pub struct ServerStats {
+        gauge live,
+        gauge state,
+        gauge uptime,
+        gauge concurrency,
+        gauge memory_allocated,
+        gauge memory_physical_size,
+        gauge total_connections,
+        gauge days_until_first_cert_expiring,
+        gauge hot_restart_epoch,
+        histogram initialization_time_ms,
+    }
+}
+
+stats! {
+    /// `listener_manager.`
+    pub struct ListenerManagerStats {
+        counter listener_added,
+        counter listener_modified,
+        counter listener_removed,
+        counter listener_create_success,
+        counter listener_create_failure,
+        gauge total_listeners_active,
+        gauge total_listeners_warming,
+        gauge total_listeners_draining,
+        gauge workers_started,
+    }
+}
+
+stats! {
+    /// `cluster_manager.`
+    pub struct ClusterManagerStats {
+        counter cluster_added,
+        counter cluster_modified,
+        counter cluster_removed,
+        counter cluster_updated,
+        gauge active_clusters,
+        gauge warming_clusters,
+    }
+}
+
+stats! {
+    /// `cluster_manager.cds.`, `listener_manager.lds.`, `http.STAT_PREFIX.rds.NAME.`: one subscription.
+    pub struct SubscriptionStats {
+        counter update_attempt,
+        counter update_success,
+        counter update_failure,
+        counter update_rejected,
+        counter init_fetch_timeout,
+        gauge update_time,
+        gauge version,
+    }
+}
+
+stats! {
+    /// `control_plane.`
+    pub struct ControlPlaneStats {
+        gauge connected_state,
+        gauge pending_requests,
+        counter rate_limit_enforced,
+    }
+}
+
+stats! {
+    /// `filesystem.`: the writer of the access logs. `write_dropped` counts lines thrown away because the disk did not
+    /// keep up.
+    pub struct FileStats {
+        counter write_completed,
+        counter write_failed,
+
+        counter write_dropped,
+        counter reopen_failed,
+    }
+}
+
+// === impl HttpStats ===
+
+impl HttpStats {
+    /// Counts a finished response by its class.
+    pub fn count_class(&self, shard: usize, status: u16) {
+        match status / 100 {
+            1 => self.downstream_rq_1xx().inc(shard),
+            2 => self.downstream_rq_2xx().inc(shard),
+            3 => self.downstream_rq_3xx().inc(shard),
+            4 => self.downstream_rq_4xx().inc(shard),
+            5 => self.downstream_rq_5xx().inc(shard),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared_telemetry::{Registry, Scope, Selection};
+
+    use super::*;
+
+    #[test]
+    fn a_response_counts_in_its_class_by_envoys_name() {
+        let registry = Registry::new(2);
+        let stats = HttpStats::register(&registry, Scope::http("ingress"));
+        for status in [200, 204, 503, 999] {
+            stats.count_class(1, status);
+        }
+        let mut text = String::new();
+        let used = Selection { used_only: true, ..Selection::default() };
+        registry.write_text(&used, &mut text).unwrap();
+        assert_eq!(text, "http.ingress.downstream_rq_2xx: 2\nhttp.ingress.downstream_rq_5xx: 1\n");
+    }
+}
