@@ -13,9 +13,11 @@ use crate::core;
 use crate::invalid::Problems;
 
 pub mod buffer;
+pub mod compressor;
 pub mod cors;
 pub mod fault;
 pub mod health_check;
+pub mod rbac;
 pub mod router;
 
 /// The most filters a chain may hold: one bit each in the data plane.
@@ -101,9 +103,11 @@ macro_rules! http_filters {
 
 http_filters! {
     Buffer => buffer,
+    Compressor => compressor,
     Cors => cors,
     Fault => fault,
     HealthCheck => health_check,
+    Rbac => rbac,
     Router => router,
 }
 

@@ -64,12 +64,12 @@ impl<'a> Compiler<'a> {
         if let Some(made) = self.made.borrow().get(&key) {
             return made.clone();
         }
-        let made = Arc::new(self.filter(filter, &here));
+        let made = Arc::new(self.filter(slot, filter, &here));
         self.made.borrow_mut().insert(key, made.clone());
         made
     }
 
-    fn filter(&self, filter: &HttpFilter, here: &[(Level<'a>, &'a PerRouteConfig)]) -> Filter {
+    fn filter(&self, slot: usize, filter: &HttpFilter, here: &[(Level<'a>, &'a PerRouteConfig)]) -> Filter {
         // The most specific level decides whether the filter runs, and one that configures it switches it on.
         let disabled = here.last().map_or(filter.disabled, |(_, config)| config.disabled);
         if disabled {
@@ -95,7 +95,8 @@ impl<'a> Compiler<'a> {
                 overrides.push(config);
             }
         }
-        Filter::compile(config, &overrides, &Scope { services: self.services, place: &place })
+        let scope = Scope { services: self.services, place: &place, filters: self.filters, slot };
+        Filter::compile(config, &overrides, &scope)
     }
 }
 

@@ -86,3 +86,45 @@ impl HeaderMatch {
 pub(crate) fn admits(fraction: Fraction, random: u64) -> bool {
     random % u64::from(fraction.denominator.max(1)) < u64::from(fraction.numerator)
 }
+
+/// The first value of a query parameter, decoded.
+pub(crate) fn query_parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
+    let pair = |part: &'q str| part.split_once('=').unwrap_or((part, ""));
+    let (_, value) = query.split('&').map(pair).find(|(key, _)| percent_decode(key) == name)?;
+    Some(percent_decode(value))
+}
+
+fn percent_decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return text.into();
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = |byte: u8| char::from(byte).to_digit(16);
+        if let (b'%', [high, low, after @ ..]) = (first, after)
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            bytes.push((high * 16 + low) as u8);
+            rest = after;
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_parameter_is_found_and_decoded() {
+        assert_eq!(query_parameter("a=1&b%20c=d%2fe&a=2", "a").as_deref(), Some("1"));
+        assert_eq!(query_parameter("a=1&b%20c=d%2fe", "b c").as_deref(), Some("d/e"));
+        assert_eq!(query_parameter("a&b=%zz%4", "b").as_deref(), Some("%zz%4"));
+        assert_eq!(query_parameter("a", "a").as_deref(), Some(""));
+        assert_eq!(query_parameter("", "a"), None);
+    }
+}

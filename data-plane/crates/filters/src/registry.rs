@@ -97,9 +97,11 @@ macro_rules! http_filters {
 
 http_filters! {
     Buffer => buffer,
+    Compressor => compressor,
     Cors => cors,
     Fault => fault,
     HealthCheck => health_check,
+    Rbac => rbac,
     Router => router,
 }
 

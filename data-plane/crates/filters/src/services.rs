@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use shared_config::http_filter::HttpFilterConfig;
+use shared_config::http_filter::{HttpFilter, HttpFilterConfig};
 
 /// What the snapshot compiler hands to filters.
 pub struct Services<'a> {
@@ -43,6 +43,9 @@ pub struct Scope<'a> {
     pub services: &'a Services<'a>,
     /// Listener, filter name, and the levels with overrides: what tells two equal configurations apart.
     pub(crate) place: &'a str,
+    /// The whole chain, and where in it the filter stands.
+    pub(crate) filters: &'a [HttpFilter],
+    pub(crate) slot: usize,
 }
 
 /// State shared by workers, such as token buckets. It lives as long as a filter of some snapshot holds it, so a new

@@ -1,1 +1,13 @@
-//! TODO
+//! Clusters at work: which endpoint takes a request, how much of a cluster may be in use, and the connections to it.
+//!
+//! Never filters, routes or the proxy: a caller names a cluster, picks an endpoint and checks a connection out.
+
+pub mod balance;
+pub mod breaker;
+pub mod cluster;
+pub mod endpoint;
+pub mod stats;
+
+pub use breaker::{Guard, Priority, Resource};
+pub use cluster::{Cluster, PickContext, PickError, Site};
+pub use endpoint::{Endpoint, EndpointState, Health};

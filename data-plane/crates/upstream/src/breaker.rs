@@ -1,0 +1,138 @@
+//! Circuit breakers: how much of a cluster is in use in this process, and guards that count it.
+//!
+//! The counts outlive a version of the cluster, the limits are that version's. Never waits: a caller is let in or not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use shared_config::cluster::Thresholds;
+
+/// What is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    Connections,
+    Pending,
+    Requests,
+    Retries,
+}
+
+/// The routing priority of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    #[default]
+    Default,
+    High,
+}
+
+/// The counts of one cluster.
+#[derive(Debug, Default)]
+pub struct Breakers {
+    counts: [[AtomicU32; 4]; 2],
+}
+
+/// One unit of a resource; given back when dropped.
+#[derive(Debug)]
+pub struct Guard {
+    breakers: Arc<Breakers>,
+    priority: Priority,
+    resource: Resource,
+}
+
+// === impl Breakers ===
+
+impl Breakers {
+    fn count(&self, priority: Priority, resource: Resource) -> &AtomicU32 {
+        &self.counts[priority as usize][resource as usize]
+    }
+
+    /// How many are in use.
+    pub fn used(&self, priority: Priority, resource: Resource) -> u32 {
+        self.count(priority, resource).load(Relaxed)
+    }
+
+    /// How many may be in use under `limits`.
+    pub fn limit(&self, limits: &Thresholds, priority: Priority, resource: Resource) -> u32 {
+        match resource {
+            Resource::Connections => limits.connections,
+            Resource::Pending => limits.pending_requests,
+            Resource::Requests => limits.requests,
+            Resource::Retries => match limits.retry_budget {
+                None => limits.retries,
+                Some(budget) => {
+                    let running = u64::from(self.used(priority, Resource::Requests))
+                        + u64::from(self.used(priority, Resource::Pending));
+                    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+                    let share = (running as f64 * budget.percent / 100.0) as u32;
+                    share.max(budget.minimum)
+                }
+            },
+        }
+    }
+
+    /// Takes one unit if the limit allows.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        limits: &Thresholds,
+        priority: Priority,
+        resource: Resource,
+    ) -> Option<Guard> {
+        let limit = self.limit(limits, priority, resource);
+        let guard = self.admit_anyway(priority, resource);
+        // The guard counts itself; dropping it takes that back.
+        (self.used(priority, resource) <= limit).then_some(guard)
+    }
+
+    /// Takes one unit whatever the limit: every pool may have one connection.
+    pub(crate) fn admit_anyway(self: &Arc<Self>, priority: Priority, resource: Resource) -> Guard {
+        self.count(priority, resource).fetch_add(1, Relaxed);
+        Guard { breakers: Arc::clone(self), priority, resource }
+    }
+}
+
+// === impl Guard ===
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.breakers.count(self.priority, self.resource).fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared_config::cluster::RetryBudget;
+
+    use super::*;
+
+    fn limits(retries: u32, retry_budget: Option<RetryBudget>) -> Thresholds {
+        Thresholds { retries, retry_budget, ..Thresholds::default() }
+    }
+
+    #[test]
+    fn a_unit_is_given_back_when_its_guard_is_dropped() {
+        let breakers = Arc::new(Breakers::default());
+        let admit = || breakers.admit(&limits(1, None), Priority::Default, Resource::Retries);
+        let first = admit();
+        assert!(first.is_some());
+        assert!(admit().is_none());
+        assert_eq!(breakers.used(Priority::Default, Resource::Retries), 1);
+        drop(first);
+        assert!(admit().is_some());
+    }
+
+    #[test]
+    fn priorities_are_counted_apart() {
+        let breakers = Arc::new(Breakers::default());
+        let _held = breakers.admit(&limits(1, None), Priority::Default, Resource::Retries);
+        assert!(breakers.admit(&limits(1, None), Priority::High, Resource::Retries).is_some());
+    }
+
+    #[test]
+    fn a_retry_budget_is_a_share_of_what_runs_but_never_under_its_minimum() {
+        let breakers = Arc::new(Breakers::default());
+        let budget = limits(0, Some(RetryBudget { percent: 20.0, minimum: 3 }));
+        let limit = || breakers.limit(&budget, Priority::Default, Resource::Retries);
+        assert_eq!(limit(), 3);
+        let _running: Vec<_> = (0..50).map(|_| breakers.admit_anyway(Priority::Default, Resource::Requests)).collect();
+        assert_eq!(limit(), 10);
+    }
+}

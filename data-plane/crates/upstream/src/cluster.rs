@@ -1,0 +1,339 @@
+//! A cluster at work: its endpoints, the tables to pick from, and the state that outlives one version of it.
+//!
+//! A version is made from configuration without side effects and takes effect with `take_over`. Never connects.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dp_http::info::Address;
+use hashbrown::HashMap;
+use rustls::ClientConfig;
+use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
+use shared_config::core::Address as ConfigAddress;
+use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
+use shared_telemetry::{Registry, Scope};
+use tokio::sync::Notify;
+
+use crate::balance::{Draw, Levels, Locality, Rules, Tables};
+use crate::breaker::{Breakers, Guard, Priority, Resource};
+use crate::endpoint::{Endpoint, EndpointState, Health};
+use crate::stats::ClusterStats;
+
+/// What clusters are made for: the process they run in.
+#[derive(Clone)]
+pub struct Site {
+    pub registry: Registry,
+    /// Worker threads; shard 0 of the statistics is the control thread's.
+    pub workers: usize,
+}
+
+/// TLS towards a cluster.
+#[derive(Clone)]
+pub struct Tls {
+    pub config: Arc<ClientConfig>,
+    /// The name to ask for; empty asks for none.
+    pub sni: String,
+    /// The endpoint's host name takes the place of `sni`, if it has one.
+    pub auto_host_sni: bool,
+    /// Reads certificates for logs and filters.
+    pub describe: dp_net::tls::Describe,
+}
+
+/// One version of a cluster.
+pub struct Cluster {
+    pub config: Arc<Config>,
+    pub state: Arc<ClusterState>,
+    pub tls: Option<Tls>,
+    levels: Levels,
+    /// By what identifies them over versions.
+    known: HashMap<Identity, Arc<Endpoint>>,
+    tables: ArcSwap<Tables>,
+    drop: Option<DropOverload>,
+    overprovisioning: u32,
+    weighted_priority_health: bool,
+    workers: usize,
+}
+
+/// What all versions of a cluster share.
+pub struct ClusterState {
+    pub name: Arc<str>,
+    pub stats: Arc<ClusterStats>,
+    pub breakers: Arc<Breakers>,
+    /// Told when an endpoint's health changed, so that the tables are made anew.
+    pub health_changed: Notify,
+}
+
+/// What makes an endpoint the same one in the next version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Identity {
+    /// `None` for the one endpoint of a logical DNS cluster, whose address may change.
+    address: Option<Address>,
+    hostname: String,
+}
+
+/// What a pick depends on.
+pub struct PickContext<'a> {
+    pub rng: &'a mut fastrand::Rng,
+    /// The worker that asks.
+    pub worker: usize,
+    /// From the route's hash policy.
+    pub hash: Option<u64>,
+    /// Endpoints (by id) that should not be picked again.
+    pub tried: &'a [u64],
+    /// How many further picks may be made to avoid those in `tried`.
+    pub reselect: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PickError {
+    #[error("the cluster has no endpoints")]
+    Empty,
+    #[error("no endpoint of the cluster is healthy")]
+    Unhealthy,
+    #[error("the cluster drops this share of its requests")]
+    Dropped,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Makes a version of a cluster. Endpoints that `previous` has too keep their state, unless connections made
+    /// under its configuration would not do for this one. Changes nothing that is in use.
+    pub fn compile(
+        config: Arc<Config>,
+        assignment: &Assignment,
+        tls: Option<Tls>,
+        previous: Option<&Cluster>,
+        site: &Site,
+    ) -> Self {
+        let same_connections = previous.is_some_and(|p| {
+            p.config == config
+                && p.tls.as_ref().map(|t| Arc::as_ptr(&t.config)) == tls.as_ref().map(|t| Arc::as_ptr(&t.config))
+        });
+        let state = previous.map_or_else(|| Arc::new(ClusterState::new(&config, site)), |p| Arc::clone(&p.state));
+        let mut cluster = Self {
+            state,
+            tls,
+            levels: Levels::new(),
+            known: HashMap::new(),
+            tables: ArcSwap::from_pointee(Tables::empty()),
+            drop: assignment.drop.clone(),
+            overprovisioning: assignment.overprovisioning,
+            weighted_priority_health: assignment.weighted_priority_health,
+            workers: site.workers,
+            config,
+        };
+        for locality in &assignment.localities {
+            cluster.add(locality, previous, same_connections);
+        }
+        cluster.tables = ArcSwap::from_pointee(Tables::build(&cluster.levels, &cluster.rules()));
+        cluster
+    }
+
+    fn add(&mut self, locality: &LocalityEndpoints, previous: Option<&Cluster>, same_connections: bool) {
+        let logical = matches!(self.config.discovery, Discovery::LogicalDns(..));
+        let mut endpoints = Vec::with_capacity(locality.endpoints.len());
+        for config in &locality.endpoints {
+            // A name that was not resolved yet is no endpoint yet.
+            let Some(address) = address(&config.address) else { continue };
+            let identity = Identity { address: (!logical).then(|| address.clone()), hostname: config.hostname.clone() };
+            if self.known.contains_key(&identity) {
+                continue;
+            }
+            let before = previous.and_then(|p| p.known.get(&identity));
+            let endpoint = endpoint(config, locality, address, before, same_connections);
+            self.known.insert(identity, Arc::clone(&endpoint));
+            endpoints.push(endpoint);
+        }
+        let priority = locality.priority as usize;
+        if self.levels.len() <= priority {
+            self.levels.resize_with(priority + 1, Vec::new);
+        }
+        self.levels[priority].push(Locality { weight: locality.weight, endpoints });
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules {
+            policy: &self.config.lb,
+            panic_threshold: self.config.panic_threshold,
+            overprovisioning: self.overprovisioning,
+            weighted_priority_health: self.weighted_priority_health,
+            workers: self.workers,
+        }
+    }
+
+    /// Takes the place of `previous`: endpoints that are gone are retired, and the statistics tell of this version.
+    pub fn take_over(&self, previous: Option<&Cluster>) {
+        let kept: hashbrown::HashSet<u64> = self.endpoints().map(|e| e.state.id).collect();
+        for gone in previous.into_iter().flat_map(Cluster::endpoints).filter(|e| !kept.contains(&e.state.id)) {
+            gone.state.retire();
+        }
+        let changed = previous
+            .is_none_or(|p| p.known.len() != self.known.len() || p.endpoints().any(|e| !kept.contains(&e.state.id)));
+        if changed {
+            self.state.stats.membership_change().inc(0);
+        }
+        self.report();
+    }
+
+    /// The cluster is gone: its endpoints are retired.
+    pub fn retire(&self) {
+        self.endpoints().for_each(|e| e.state.retire());
+    }
+
+    /// Makes the tables anew after an endpoint's health changed.
+    pub fn refresh(&self) {
+        self.tables.store(Arc::new(Tables::build(&self.levels, &self.rules())));
+        self.report();
+    }
+
+    fn report(&self) {
+        let (tables, stats) = (self.tables.load(), &self.state.stats);
+        stats.membership_total().set(self.known.len() as u64);
+        stats.membership_healthy().set(tables.healthy as u64);
+        stats.membership_degraded().set(tables.degraded as u64);
+        stats.max_host_weight().set(self.endpoints().map(|e| e.weight.into()).max().unwrap_or(0));
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.state.name
+    }
+
+    pub fn connect_timeout(&self) -> Duration {
+        self.config.connect_timeout
+    }
+
+    /// All endpoints, by priority.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.levels.iter().flatten().flat_map(|locality| &locality.endpoints)
+    }
+
+    /// The endpoint with this address, for sessions that stick to one; only if it can take requests.
+    pub fn endpoint_at(&self, address: &Address) -> Option<&Arc<Endpoint>> {
+        self.endpoints().find(|e| e.address == *address && e.health() != Health::Unhealthy)
+    }
+
+    /// The endpoint for a request.
+    ///
+    /// # Errors
+    /// No endpoint can take it, or the cluster drops it.
+    pub fn pick(&self, context: &mut PickContext<'_>) -> Result<Arc<Endpoint>, PickError> {
+        if let Some(drop) = &self.drop
+            && context.rng.u32(..drop.share.denominator) < drop.share.numerator
+        {
+            self.state.stats.upstream_rq_drop_overload().inc(context.worker + 1);
+            return Err(PickError::Dropped);
+        }
+        let tables = self.tables.load();
+        let active = || {
+            let used = |priority| self.state.breakers.used(priority, Resource::Requests);
+            used(Priority::Default).saturating_add(used(Priority::High))
+        };
+        let mut draw =
+            Draw { rng: context.rng, hash: context.hash, worker: context.worker, attempt: 0, active: &active };
+        let mut found = None;
+        // A table can lag behind an endpoint's health for a moment, so that an endpoint may have to be passed over.
+        for attempt in 0..=context.reselect + STALE_PICKS {
+            draw.attempt = attempt;
+            let Some((endpoint, panic)) = tables.pick(&mut draw) else { break };
+            if panic && attempt == 0 {
+                self.state.stats.lb_healthy_panic().inc(context.worker + 1);
+            }
+            let stale = !panic && endpoint.health() == Health::Unhealthy;
+            let tried = attempt < context.reselect && context.tried.contains(&endpoint.state.id);
+            if !stale && !tried {
+                return Ok(Arc::clone(endpoint));
+            }
+            found = Some(endpoint);
+        }
+        match found {
+            Some(endpoint) => Ok(Arc::clone(endpoint)),
+            None => {
+                self.state.stats.upstream_cx_none_healthy().inc(context.worker + 1);
+                Err(if self.known.is_empty() { PickError::Empty } else { PickError::Unhealthy })
+            }
+        }
+    }
+
+    /// The limits for requests of this priority.
+    pub fn thresholds(&self, priority: Priority) -> &Thresholds {
+        match priority {
+            Priority::Default => &self.config.breakers.default,
+            Priority::High => &self.config.breakers.high,
+        }
+    }
+
+    /// Takes one unit of a resource, unless the circuit breaker is open; counts the overflow on behalf of `worker`.
+    pub fn admit(&self, resource: Resource, priority: Priority, worker: usize) -> Option<Guard> {
+        let guard = self.state.breakers.admit(self.thresholds(priority), priority, resource);
+        if guard.is_none() {
+            let stats = &self.state.stats;
+            match resource {
+                Resource::Connections => stats.upstream_cx_overflow(),
+                Resource::Pending | Resource::Requests => stats.upstream_rq_pending_overflow(),
+                Resource::Retries => stats.upstream_rq_retry_overflow(),
+            }
+            .inc(worker + 1);
+        }
+        guard
+    }
+}
+
+/// How often a pick may hit an endpoint that the tables do not yet know to be unhealthy.
+const STALE_PICKS: u32 = 3;
+
+fn endpoint(
+    config: &EndpointConfig,
+    locality: &LocalityEndpoints,
+    address: Address,
+    before: Option<&Arc<Endpoint>>,
+    same_connections: bool,
+) -> Arc<Endpoint> {
+    let state = match before {
+        Some(before) if same_connections => Arc::clone(&before.state),
+        Some(before) => Arc::new(before.state.renewed()),
+        None => Arc::new(EndpointState::new(config.hostname.as_str().into())),
+    };
+    let display = if config.observability_name.is_empty() {
+        address.to_string().into()
+    } else {
+        config.observability_name.as_str().into()
+    };
+    Arc::new(Endpoint {
+        state,
+        address,
+        weight: config.weight.max(1),
+        priority: locality.priority,
+        locality: Arc::clone(&locality.locality),
+        metadata: Arc::clone(&config.metadata),
+        discovery: config.health,
+        health_check: config.health_check.clone(),
+        display,
+    })
+}
+
+/// An address to connect to; `None` for a name.
+fn address(config: &ConfigAddress) -> Option<Address> {
+    match config {
+        ConfigAddress::Ip(address) => Some(Address::Ip(*address)),
+        ConfigAddress::Pipe { path, .. } => Some(Address::Pipe(path.as_str().into())),
+        ConfigAddress::Name { .. } => None,
+    }
+}
+
+// === impl ClusterState ===
+
+impl ClusterState {
+    fn new(config: &Config, site: &Site) -> Self {
+        Self {
+            name: Arc::clone(&config.name),
+            stats: ClusterStats::register(&site.registry, Scope::cluster(&config.stat_name)),
+            breakers: Arc::default(),
+            health_changed: Notify::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
