@@ -13,6 +13,7 @@ use crate::health_check::HealthCheck;
 use crate::invalid::{Invalid, Problems};
 use crate::lb_policy::{LbPolicy, panic_threshold};
 use crate::outlier::OutlierDetection;
+use crate::tls::UpstreamTls;
 
 pub mod breakers;
 pub mod discovery;
@@ -39,6 +40,8 @@ pub struct Cluster {
     pub panic_threshold: f64,
     pub breakers: Breakers,
     pub http: HttpOptions,
+    /// Plain text without.
+    pub tls: Option<Arc<UpstreamTls>>,
     pub keepalive: Option<TcpKeepalive>,
     /// The address that connections come from, when it is not left to the system.
     pub source_address: Option<std::net::SocketAddr>,
@@ -88,6 +91,7 @@ impl Cluster {
             p.refuse_at::<()>("name", "is empty");
         }
         let discovery = Discovery::decode(proto, p);
+        let tls = transport_socket(proto, p);
         let lb = LbPolicy::decode(proto, p);
         let http = HttpOptions::decode(proto, p);
         let breakers = Breakers::decode(proto.circuit_breakers.as_ref(), p);
@@ -112,6 +116,7 @@ impl Cluster {
             panic_threshold: panic_threshold(proto, p),
             breakers,
             http: http?,
+            tls: tls?.map(Arc::new),
             keepalive: connection_options(proto, p),
             source_address: bind_config(proto, p),
             outlier: outlier.map(|o| p.at("outlier_detection", |p| OutlierDetection::decode(o, p))),
@@ -143,19 +148,31 @@ fn refuse_unimplemented(proto: &pb::Cluster, p: &mut Problems) {
     if let Some(kind::LbConfig::OriginalDstLbConfig(_)) = &proto.lb_config {
         p.unimplemented("original_dst_lb_config");
     }
-    transport_socket(proto, p);
 }
 
-/// Plain text is what is meant without a transport socket.
-fn transport_socket(proto: &pb::Cluster, p: &mut Problems) {
+/// `Some(None)` is plain text, which is also meant without a transport socket.
+fn transport_socket(proto: &pb::Cluster, p: &mut Problems) -> Option<Option<UpstreamTls>> {
     use proto::envoy::config::core::v3::transport_socket::ConfigType;
     use proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
-    let Some(socket) = &proto.transport_socket else { return };
-    match &socket.config_type {
-        Some(ConfigType::TypedConfig(any)) if any.is::<RawBuffer>() => {}
-        None if socket.name == "envoy.transport_sockets.raw_buffer" => {}
-        _ => p.unimplemented("transport_socket"),
-    }
+    use proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
+    let Some(socket) = &proto.transport_socket else { return Some(None) };
+    p.at("transport_socket", |p| {
+        let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
+            return p.refuse_at("typed_config", "is not set");
+        };
+        p.at("typed_config", |p| {
+            let any = crate::core::extension(any, p)?;
+            if any.is::<RawBuffer>() {
+                return Some(None);
+            }
+            if !any.is::<UpstreamTlsContext>() {
+                p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+                return None;
+            }
+            let context = crate::core::unpack::<UpstreamTlsContext>(&any, p)?;
+            crate::tls::upstream(&context, p).map(Some)
+        })
+    })
 }
 
 fn connection_options(proto: &pb::Cluster, p: &mut Problems) -> Option<TcpKeepalive> {
