@@ -75,6 +75,30 @@ pub fn decode(bytes: &[u8]) -> Result<Cluster, Invalid> {
 // === impl Cluster ===
 
 impl Cluster {
+    /// A cluster with Envoy's defaults.
+    pub fn new(name: &str, discovery: Discovery) -> Self {
+        Self {
+            name: name.into(),
+            stat_name: name.replace(':', "_"),
+            discovery,
+            connect_timeout: Duration::from_secs(5),
+            buffer_limit: 1 << 20,
+            lb: LbPolicy::default(),
+            panic_threshold: 50.0,
+            breakers: Breakers::default(),
+            http: HttpOptions::default(),
+            tls: None,
+            keepalive: None,
+            source_address: None,
+            outlier: None,
+            health_checks: Vec::new(),
+            metadata: Arc::default(),
+            ignore_health_on_removal: false,
+            close_on_health_failure: false,
+            close_on_set_change: false,
+        }
+    }
+
     /// The endpoints that the cluster resource itself names; those of an EDS cluster come from elsewhere.
     pub fn assignment(&self) -> Option<&Assignment> {
         match &self.discovery {

@@ -166,6 +166,12 @@ pub(crate) enum Names {
 const OVERPROVISIONING: u32 = 140;
 
 impl Assignment {
+    /// Endpoints of one nameless locality, with Envoy's defaults.
+    pub fn of(endpoints: Vec<Endpoint>) -> Self {
+        let locality = LocalityEndpoints { endpoints, ..LocalityEndpoints::default() };
+        Self { localities: vec![locality], overprovisioning: OVERPROVISIONING, ..Self::default() }
+    }
+
     pub(crate) fn decode(proto: &wire::ClusterLoadAssignment, names: Names, p: &mut Problems) -> Self {
         let named: &BTreeMap<String, wire::Endpoint> = &proto.named_endpoints;
         let localities = p.each("endpoints", &proto.endpoints, |p, l| LocalityEndpoints::decode(l, named, names, p));
@@ -255,6 +261,19 @@ impl LocalityEndpoints {
 }
 
 impl Endpoint {
+    /// An endpoint of weight 1 that nobody called unhealthy.
+    pub fn new(address: Address) -> Self {
+        Self {
+            address,
+            hostname: String::new(),
+            observability_name: String::new(),
+            health: HealthStatus::Unknown,
+            weight: 1,
+            metadata: Arc::default(),
+            health_check: EndpointHealthCheck::default(),
+        }
+    }
+
     fn decode(
         proto: &wire::LbEndpoint,
         named: &BTreeMap<String, wire::Endpoint>,

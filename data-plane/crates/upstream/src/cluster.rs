@@ -2,11 +2,13 @@
 //!
 //! A version is made from configuration without side effects and takes effect with `take_over`. Never connects.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dp_http::info::Address;
+use dp_http::{h1, h2};
 use hashbrown::HashMap;
 use rustls::ClientConfig;
 use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
@@ -31,7 +33,12 @@ pub struct Site {
 /// TLS towards a cluster.
 #[derive(Clone)]
 pub struct Tls {
+    /// As configured.
     pub config: Arc<ClientConfig>,
+    /// The same, offering the versions of HTTP by ALPN.
+    pub(crate) http1: Arc<ClientConfig>,
+    pub(crate) http2: Arc<ClientConfig>,
+    pub(crate) negotiated: Arc<ClientConfig>,
     /// The name to ask for; empty asks for none.
     pub sni: String,
     /// The endpoint's host name takes the place of `sni`, if it has one.
@@ -93,6 +100,25 @@ pub enum PickError {
     Unhealthy,
     #[error("the cluster drops this share of its requests")]
     Dropped,
+}
+
+// === impl Tls ===
+
+impl Tls {
+    /// `config` without a list of protocols offers the versions of HTTP that the cluster speaks.
+    pub fn new(config: Arc<ClientConfig>, sni: String, auto_host_sni: bool, describe: dp_net::tls::Describe) -> Self {
+        let offering = |protocols: &[&[u8]]| {
+            if !config.alpn_protocols.is_empty() {
+                return Arc::clone(&config);
+            }
+            let mut offering = ClientConfig::clone(&config);
+            offering.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+            Arc::new(offering)
+        };
+        let (http1, http2) = (offering(&[b"http/1.1"]), offering(&[b"h2"]));
+        let negotiated = offering(&[b"h2", b"http/1.1"]);
+        Self { config, http1, http2, negotiated, sni, auto_host_sni, describe }
+    }
 }
 
 // === impl Cluster ===
@@ -198,6 +224,39 @@ impl Cluster {
 
     pub fn name(&self) -> &Arc<str> {
         &self.state.name
+    }
+
+    /// What the HTTP/1 codec is told.
+    pub(crate) fn http1_options(&self) -> Rc<h1::ClientOptions> {
+        let http = &self.config.http;
+        Rc::new(h1::ClientOptions {
+            max_head_size: http.max_headers_kb as usize * 1024,
+            max_headers: http.max_headers_count as usize,
+            trailers: http.h1.trailers,
+            output_limit: (self.config.buffer_limit as usize).max(16 * 1024),
+            ..h1::ClientOptions::default()
+        })
+    }
+
+    /// What the HTTP/2 codec is told.
+    pub(crate) fn http2_options(&self) -> h2::ClientOptions {
+        let http = &self.config.http;
+        let ping =
+            http.h2.keepalive.as_ref().and_then(|keepalive| {
+                keepalive.interval.map(|interval| h2::Ping { interval, timeout: keepalive.timeout })
+            });
+        h2::ClientOptions {
+            limits: h2::Limits {
+                max_concurrent_streams: http.h2.max_concurrent_streams,
+                initial_stream_window: http.h2.stream_window,
+                initial_connection_window: http.h2.connection_window,
+                max_header_list_size: http.max_headers_kb * 1024,
+                max_headers: http.max_headers_count as usize,
+                header_table_size: http.h2.header_table_size,
+                ping,
+                ..h2::Limits::default()
+            },
+        }
     }
 
     pub fn connect_timeout(&self) -> Duration {

@@ -6,8 +6,10 @@ pub mod balance;
 pub mod breaker;
 pub mod cluster;
 pub mod endpoint;
+pub mod pool;
 pub mod stats;
 
 pub use breaker::{Guard, Priority, Resource};
-pub use cluster::{Cluster, PickContext, PickError, Site};
+pub use cluster::{Cluster, PickContext, PickError, Site, Tls};
 pub use endpoint::{Endpoint, EndpointState, Health};
+pub use pool::{Checkout, CheckoutOptions, ConnectError, Pools};

@@ -7,7 +7,7 @@ use proto::envoy::config::core::v3 as pb;
 use proto::envoy::extensions::upstreams::http::v3 as ext;
 
 use super::wire::{at_least_1ms, percent_at};
-use crate::core::{duration_at, timeout_at};
+use crate::core::timeout_at;
 use crate::invalid::Problems;
 
 /// How HTTP is spoken to a cluster, and how long its connections live.
@@ -64,9 +64,6 @@ pub struct H2Options {
 pub struct H2Keepalive {
     pub interval: Option<Duration>,
     pub timeout: Duration,
-    pub interval_jitter: f64,
-    /// A connection that was idle for this long is pinged before it is used.
-    pub idle_interval: Option<Duration>,
 }
 
 impl Default for H2Options {
@@ -298,12 +295,10 @@ impl H2Keepalive {
             if proto.timeout.is_none() {
                 p.refuse_at::<()>("timeout", "is not set");
             }
-            Some(Self {
-                interval: at_least_1ms("interval", proto.interval.as_ref(), p),
-                interval_jitter: percent_at("interval_jitter", proto.interval_jitter.as_ref(), p).unwrap_or(15.0),
-                idle_interval: duration_at(proto.connection_idle_interval.as_ref(), "connection_idle_interval", p),
-                timeout: timeout?,
-            })
+            crate::refuse_set!(p, proto; connection_idle_interval);
+            // interval_jitter spreads the pings of many connections; ours begin when a connection falls silent.
+            percent_at("interval_jitter", proto.interval_jitter.as_ref(), p);
+            Some(Self { interval: at_least_1ms("interval", proto.interval.as_ref(), p), timeout: timeout? })
         })
     }
 }

@@ -1,1 +1,128 @@
+use std::net::SocketAddr;
 
+use shared_config::cluster::Discovery;
+use shared_config::core::Fraction;
+use shared_config::endpoint::HealthStatus;
+
+use super::*;
+use crate::endpoint::Flag;
+
+pub(crate) fn site() -> Site {
+    Site { registry: Registry::new(2), workers: 1 }
+}
+
+/// Endpoints 10.0.0.1:80, 10.0.0.2:80 and so on.
+pub(crate) fn endpoints(count: u32) -> Vec<EndpointConfig> {
+    (1..=count)
+        .map(|n| {
+            let [_, a, b, c] = n.to_be_bytes();
+            EndpointConfig::new(ConfigAddress::Ip(SocketAddr::from(([10, a, b, c], 80))))
+        })
+        .collect()
+}
+
+pub(crate) fn config(change: impl FnOnce(&mut Config)) -> Arc<Config> {
+    let mut config = Config::new("test", Discovery::Static(Assignment::default()));
+    change(&mut config);
+    Arc::new(config)
+}
+
+pub(crate) fn cluster(config: Arc<Config>, assignment: &Assignment) -> Arc<Cluster> {
+    Arc::new(Cluster::compile(config, assignment, None, None, &site()))
+}
+
+pub(crate) fn pick(
+    cluster: &Cluster,
+    hash: Option<u64>,
+    tried: &[u64],
+    reselect: u32,
+) -> Result<Arc<Endpoint>, PickError> {
+    let mut rng = fastrand::Rng::with_seed(hash.unwrap_or(1));
+    cluster.pick(&mut PickContext { rng: &mut rng, worker: 0, hash, tried, reselect })
+}
+
+#[test]
+fn an_endpoint_keeps_its_state_when_others_come_and_go() {
+    let config = config(|_| {});
+    let first = cluster(Arc::clone(&config), &Assignment::of(endpoints(3)));
+    let ids: Vec<u64> = first.endpoints().map(|e| e.state.id).collect();
+    let next = Cluster::compile(config, &Assignment::of(endpoints(2)), None, Some(&first), &site());
+    assert_eq!(next.endpoints().map(|e| e.state.id).collect::<Vec<_>>(), ids[..2]);
+    assert!(!first.endpoints().any(|e| e.state.is_retired()), "compiling must change nothing");
+    next.take_over(Some(&first));
+    let retired: Vec<bool> = first.endpoints().map(|e| e.state.is_retired()).collect();
+    assert_eq!(retired, [false, false, true]);
+    assert_eq!(next.state.stats.membership_total().value(), 2);
+}
+
+#[test]
+fn another_configuration_makes_new_connections_but_keeps_what_is_known_of_health() {
+    let first = cluster(config(|_| {}), &Assignment::of(endpoints(1)));
+    let state = Arc::clone(&first.endpoints().next().unwrap().state);
+    state.set(Flag::FailedActiveCheck, true);
+    let changed = config(|c| c.connect_timeout = Duration::from_secs(1));
+    let next = Cluster::compile(changed, &Assignment::of(endpoints(1)), None, Some(&first), &site());
+    let endpoint = next.endpoints().next().unwrap();
+    assert_ne!(endpoint.state.id, state.id);
+    assert_eq!(endpoint.health(), Health::Unhealthy);
+    assert!(Arc::ptr_eq(&next.state, &first.state));
+}
+
+#[test]
+fn an_unhealthy_endpoint_is_passed_over_before_and_after_the_tables_are_made_anew() {
+    let cluster = cluster(config(|_| {}), &Assignment::of(endpoints(4)));
+    let state = Arc::clone(&cluster.endpoints().next().unwrap().state);
+    assert!(state.set(Flag::FailedOutlierCheck, true));
+    for refreshed in [false, true] {
+        if refreshed {
+            cluster.refresh();
+            assert_eq!(cluster.state.stats.membership_healthy().value(), 3);
+        }
+        assert!((0..100).all(|_| pick(&cluster, None, &[], 0).unwrap().state.id != state.id), "refreshed: {refreshed}");
+    }
+}
+
+#[test]
+fn a_retry_avoids_endpoints_that_were_tried() {
+    let cluster = cluster(config(|_| {}), &Assignment::of(endpoints(2)));
+    let tried = pick(&cluster, None, &[], 0).unwrap().state.id;
+    for _ in 0..20 {
+        assert_ne!(pick(&cluster, None, &[tried], 5).unwrap().state.id, tried);
+    }
+    let all: Vec<u64> = cluster.endpoints().map(|e| e.state.id).collect();
+    assert!(pick(&cluster, None, &all, 3).is_ok(), "an endpoint that was tried is better than none");
+}
+
+#[test]
+fn a_cluster_without_endpoints_and_one_without_healthy_ones_say_so() {
+    let empty = cluster(config(|_| {}), &Assignment::of(vec![]));
+    assert_eq!(pick(&empty, None, &[], 0).unwrap_err(), PickError::Empty);
+    let mut sick = endpoints(2);
+    sick.iter_mut().for_each(|e| e.health = HealthStatus::Unhealthy);
+    let panicking = cluster(config(|_| {}), &Assignment::of(sick.clone()));
+    assert!(pick(&panicking, None, &[], 0).is_ok(), "in panic health is disregarded");
+    assert_eq!(panicking.state.stats.lb_healthy_panic().value(), 1);
+    let strict = cluster(config(|c| c.panic_threshold = 0.0), &Assignment::of(sick));
+    assert_eq!(pick(&strict, None, &[], 0).unwrap_err(), PickError::Unhealthy);
+}
+
+#[test]
+fn an_overloaded_cluster_drops_its_share() {
+    let mut assignment = Assignment::of(endpoints(1));
+    assignment.drop = Some(DropOverload { category: "c".into(), share: Fraction { numerator: 25, denominator: 100 } });
+    let cluster = cluster(config(|_| {}), &assignment);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut context = PickContext { rng: &mut rng, worker: 0, hash: None, tried: &[], reselect: 0 };
+    let dropped = (0..10_000).filter(|_| cluster.pick(&mut context).is_err()).count();
+    assert!((2300..2700).contains(&dropped), "{dropped}");
+}
+
+#[test]
+fn an_open_breaker_counts_the_overflow() {
+    let cluster = cluster(config(|c| c.breakers.default.requests = 1), &Assignment::of(vec![]));
+    let held = cluster.admit(Resource::Requests, Priority::Default, 0);
+    assert!(held.is_some());
+    assert!(cluster.admit(Resource::Requests, Priority::Default, 0).is_none());
+    assert!(cluster.admit(Resource::Requests, Priority::High, 0).is_some());
+    assert_eq!(cluster.state.stats.upstream_rq_pending_overflow().value(), 1);
+}

@@ -1,0 +1,233 @@
+//! The connections of one worker to the endpoints of all clusters.
+//!
+//! A checkout takes an idle connection, or a place on an HTTP/2 connection, or waits for a new one. Connecting runs on
+//! its own, so that a caller that goes away leaves a connection for the next. Nothing here is `Send`, and no borrow is
+//! held over an await.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dp_http::head::Protocol;
+use dp_http::{Io, stream::ClientStream};
+use hashbrown::HashMap;
+use shared_config::cluster::Protocols;
+use tokio::time::Instant;
+
+pub mod connect;
+mod connection;
+mod queue;
+
+pub use connect::ConnectError;
+pub use connection::{Connection, Timing};
+
+use crate::breaker::{Priority, Resource};
+use crate::cluster::Cluster;
+use crate::endpoint::Endpoint;
+use connect::Wanted;
+use connection::Ready;
+use queue::Queue;
+
+/// All connections of one worker. Clones share them.
+#[derive(Clone)]
+pub struct Pools(Rc<Inner>);
+
+pub(crate) struct Inner {
+    worker: usize,
+    queues: RefCell<HashMap<Key, Rc<Queue>>>,
+    next_id: Cell<u64>,
+}
+
+/// What may differ between connections to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    endpoint: u64,
+    wanted: Wanted,
+    server_name: Option<Arc<str>>,
+}
+
+/// What a request asks of its connection.
+#[derive(Debug, Clone, Default)]
+pub struct CheckoutOptions {
+    pub priority: Priority,
+    /// What the client speaks, for clusters that speak the same.
+    pub downstream: Protocol,
+    /// The name to ask for by TLS in place of the configured one (`auto_sni`).
+    pub server_name: Option<Arc<str>>,
+}
+
+/// A connection, or a place on one, for one request.
+pub struct Checkout {
+    pub stream: ClientStream,
+    pub connection: Rc<Connection>,
+    /// Another request went over the connection before.
+    pub reused: bool,
+    queue: Rc<Queue>,
+}
+
+/// A connection whose bytes are the caller's.
+pub struct RawConnection {
+    pub io: Io,
+    pub connection: Rc<Connection>,
+}
+
+// === impl Pools ===
+
+impl Pools {
+    /// The pools of worker number `worker`, counted from 0.
+    pub fn new(worker: usize) -> Self {
+        Self(Rc::new(Inner { worker, queues: RefCell::default(), next_id: Cell::new(1) }))
+    }
+
+    /// A stream to send one request on.
+    ///
+    /// # Errors
+    /// A circuit breaker is open, or connecting failed.
+    pub async fn checkout(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        options: &CheckoutOptions,
+    ) -> Result<Checkout, ConnectError> {
+        let queue = self.queue(cluster, endpoint, options);
+        if let Some(ready) = queue.take(cluster) {
+            return Ok(Checkout::new(ready, queue));
+        }
+        let worker = self.0.worker;
+        let pending =
+            cluster.admit(Resource::Pending, options.priority, worker).ok_or(ConnectError::PendingOverflow)?;
+        let _pending = Pending::begin(cluster, worker, pending);
+        let waiting = queue.wait();
+        queue.grow(cluster, endpoint, options.priority);
+        let ready = waiting.await.map_err(|_| ConnectError::Closed)??;
+        Ok(Checkout::new(ready, queue))
+    }
+
+    /// A connection whose bytes are the caller's, for TCP.
+    ///
+    /// # Errors
+    /// A circuit breaker is open, or connecting failed.
+    pub async fn connect_raw(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        options: &CheckoutOptions,
+    ) -> Result<RawConnection, ConnectError> {
+        let worker = self.0.worker;
+        let guard =
+            cluster.admit(Resource::Connections, options.priority, worker).ok_or(ConnectError::ConnectionOverflow)?;
+        let limit = cluster.config.breakers.per_host_connections;
+        let slot =
+            connection::Slot::open(cluster, endpoint, guard, worker, limit).ok_or(ConnectError::ConnectionOverflow)?;
+        let name = options.server_name.as_deref();
+        let made = connect::connect(cluster, endpoint, Wanted::Raw, name).await;
+        let made = made.inspect_err(|error| connect::count_failure(cluster, endpoint, worker, error))?;
+        let connection = Rc::new(slot.connected(self.next_id(), &made, Protocol::Http11));
+        Ok(RawConnection { io: made.io, connection })
+    }
+
+    fn queue(&self, cluster: &Cluster, endpoint: &Endpoint, options: &CheckoutOptions) -> Rc<Queue> {
+        let wanted = match (cluster.config.http.protocols, options.downstream) {
+            (Protocols::Http1, _) | (Protocols::Downstream, Protocol::Http10 | Protocol::Http11) => Wanted::Http1,
+            (Protocols::Http2, _) | (Protocols::Downstream, Protocol::Http2) => Wanted::Http2,
+            (Protocols::Auto, _) => Wanted::Negotiated,
+        };
+        let key = Key { endpoint: endpoint.state.id, wanted, server_name: options.server_name.clone() };
+        let mut queues = self.0.queues.borrow_mut();
+        Rc::clone(queues.entry(key).or_insert_with_key(|key| {
+            Rc::new(Queue::new(Rc::downgrade(&self.0), self.0.worker, wanted, key.server_name.clone()))
+        }))
+    }
+
+    fn next_id(&self) -> u64 {
+        self.0.next_id()
+    }
+
+    /// Closes what was idle for too long, was closed by the other side, or belongs to an endpoint that is gone.
+    pub fn sweep(&self, now: Instant) {
+        let all: Vec<Rc<Queue>> = self.0.queues.borrow().values().cloned().collect();
+        all.iter().for_each(|queue| queue.sweep(now));
+        drop(all);
+        self.0.queues.borrow_mut().retain(|_, queue| !queue.is_empty() || Rc::strong_count(queue) > 1);
+    }
+
+    /// Sweeps once a second for as long as the pools are in use elsewhere; the worker spawns it.
+    pub async fn maintain(self) {
+        let pools = Rc::downgrade(&self.0);
+        drop(self);
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now = tick.tick().await;
+            let Some(inner) = pools.upgrade() else { return };
+            Self(inner).sweep(now);
+        }
+    }
+
+    /// Closes all idle connections, for a drain.
+    pub fn close_idle(&self) {
+        let all: Vec<Rc<Queue>> = self.0.queues.borrow().values().cloned().collect();
+        all.iter().for_each(|queue| queue.close_idle());
+    }
+
+    /// Idle connections, for the admin server and tests.
+    pub fn idle(&self) -> usize {
+        self.0.queues.borrow().values().map(|queue| queue.idle()).sum()
+    }
+}
+
+impl Inner {
+    /// Connection ids are unique in the process: the worker's number is in the upper bits.
+    pub(crate) fn next_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        ((self.worker as u64 + 1) << 48) | id
+    }
+}
+
+/// A request that waits for a connection.
+struct Pending {
+    cluster: Arc<Cluster>,
+    worker: usize,
+    _guard: crate::breaker::Guard,
+}
+
+impl Pending {
+    fn begin(cluster: &Arc<Cluster>, worker: usize, guard: crate::breaker::Guard) -> Self {
+        let stats = &cluster.state.stats;
+        stats.upstream_rq_pending_total().inc(worker + 1);
+        stats.upstream_rq_pending_active().inc(worker + 1);
+        Self { cluster: Arc::clone(cluster), worker, _guard: guard }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.cluster.state.stats.upstream_rq_pending_active().dec(self.worker + 1);
+    }
+}
+
+// === impl Checkout ===
+
+impl Checkout {
+    fn new(ready: Ready, queue: Rc<Queue>) -> Self {
+        let (stream, connection) = match ready {
+            Ready::Http1(conn, connection) => (ClientStream::H1(conn), connection),
+            Ready::Http2(stream, connection) => (ClientStream::H2(stream), connection),
+        };
+        let reused = connection.begin_request() > 0;
+        Self { stream, connection, reused, queue }
+    }
+
+    /// The request is over: the connection goes back if it can take another one.
+    pub fn finish(self) {
+        let Self { stream, connection, queue, .. } = self;
+        if let Some(conn) = stream.into_reusable() {
+            queue.put(conn, connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
