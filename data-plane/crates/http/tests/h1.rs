@@ -516,3 +516,33 @@ async fn bytes_are_counted_for_each_exchange() {
         assert_eq!((sizes.head_out, sizes.total_out), (47, 47 + 12));
     }
 }
+
+#[tokio::test]
+async fn a_websocket_key_is_answered_when_the_upstream_did_not() {
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let text = answer(request, ResponseHead::new(101), Some(b"")).await;
+    assert!(
+        text.ends_with("upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"),
+        "{text}"
+    );
+    let mut own = ResponseHead::new(101);
+    own.headers.append("sec-websocket-accept", b"own");
+    let text = answer(request, own, Some(b"")).await;
+    assert_eq!(text.matches("sec-websocket-accept").count(), 1, "{text}");
+}
+
+#[tokio::test]
+async fn a_broken_body_can_still_be_answered_once() {
+    let (mut near, mut conn) = server(1024);
+    near.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz").await.unwrap();
+    conn.read_head().await.unwrap().unwrap();
+    let mut stream = ServerStream::H1(&mut conn);
+    let error = Some(StreamErrorKind::Protocol("chunk_size_invalid"));
+    assert_eq!(request_body(&mut stream).await.error, error);
+    assert_eq!(request_body(&mut stream).await.error, error);
+    stream.send_head(&ResponseHead::new(400), true).unwrap();
+    assert!(!conn.wait_readable().await);
+    let expected = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(received(&mut near, expected.len()).await, expected);
+}

@@ -454,3 +454,25 @@ async fn a_head_no_library_would_send_is_refused() {
         assert_eq!(raw(&fields).await, Err(1), "{fields:?}");
     }
 }
+
+#[tokio::test]
+async fn a_path_that_only_http1_clients_send_goes_on_in_its_encoded_form() {
+    run(
+        options(),
+        async |head, stream| {
+            let path = head.path().to_owned();
+            let mut response = ResponseHead::new(200);
+            response.headers.append("x-path", path.as_bytes());
+            answer(stream, response, "").await;
+        },
+        async |handle| {
+            for (path, arrived) in [("/a|b?c={d}", "/a|b?c={d}"), ("/<a>?\"b", "/%3Ca%3E?%22b")] {
+                let mut stream = open(&handle);
+                stream.send_head(&head(Method::Get, path, &[]), true).unwrap();
+                let head = poll_fn(|cx| stream.poll_head(cx)).await.unwrap();
+                assert_eq!(head.headers.text("x-path"), Some(arrived));
+            }
+        },
+    )
+    .await;
+}

@@ -35,6 +35,7 @@ pub(super) struct Answering<'r> {
     pub(super) keep_alive: bool,
     /// The protocol the client asked to upgrade to.
     pub(super) upgrade: Option<&'r str>,
+    pub(super) accept: Option<&'r [u8; 28]>,
     pub(super) proper_case: bool,
 }
 
@@ -63,6 +64,12 @@ pub(super) fn response(
         if let Some(protocol) = offered.or(answering.upgrade.map(str::as_bytes)) {
             field(out, b"connection", b"upgrade", case)?;
             field(out, b"upgrade", protocol, case)?;
+        }
+        // An upstream that spoke HTTP/2 saw no key, or had no reason to answer it.
+        if let (101, Some(accept), false) =
+            (head.status, answering.accept, head.headers.contains(&name::SEC_WEBSOCKET_ACCEPT))
+        {
+            field(out, b"sec-websocket-accept", accept, case)?;
         }
     } else if !answering.keep_alive {
         field(out, b"connection", b"close", case)?;

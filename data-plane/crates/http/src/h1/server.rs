@@ -14,9 +14,9 @@ use super::body::{Body, BodyLimits};
 use super::encode::{self, Answering, Writing};
 use super::fields::{FieldRules, Underscores};
 use super::wire::{HeadAt, Wire};
-use super::{HeadError, parse};
+use super::{HeadError, parse, websocket};
 use crate::stream::{StreamError, StreamErrorKind, WireSizes};
-use crate::{Frame, Headers, Io, Method, Protocol, RequestHead, ResponseHead, authority};
+use crate::{Frame, Headers, Io, Method, Protocol, RequestHead, ResponseHead, authority, name};
 
 /// What a listener says about HTTP/1; shared by its connections.
 #[derive(Debug, Clone)]
@@ -78,9 +78,15 @@ pub struct ServerConn {
     wire: Wire,
     options: Rc<ServerOptions>,
     state: State,
-    /// The protocol that the current request wants to upgrade to.
-    upgrade: Option<Box<str>>,
+    /// What the current request wants to upgrade to.
+    upgrade: Option<Box<Upgrade>>,
     drained: u64,
+}
+
+struct Upgrade {
+    protocol: Box<str>,
+    /// What to answer to its WebSocket key, if the upstream does not.
+    accept: Option<[u8; 28]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -246,7 +252,10 @@ impl ServerConn {
             connect: parsed.head.method == Method::Connect,
             last_request: !parsed.keep_alive,
         };
-        self.upgrade = parsed.head.connect_protocol().map(Into::into);
+        self.upgrade = parsed.head.connect_protocol().map(|protocol| {
+            let key = parsed.head.headers.get(&name::SEC_WEBSOCKET_KEY);
+            Box::new(Upgrade { protocol: protocol.into(), accept: key.map(websocket::accept) })
+        });
         self.wire.reading = parsed.body;
         Ok(parsed.head)
     }
@@ -332,7 +341,10 @@ impl ServerConn {
         if self.state.expects_continue && !self.is_request_complete() && head.status != 101 {
             self.state.keep_alive = false;
         }
-        let has_length = end || head.headers.contains(&crate::name::CONTENT_LENGTH);
+        if self.wire.broken.is_some() {
+            self.state.keep_alive = false;
+        }
+        let has_length = end || head.headers.contains(&name::CONTENT_LENGTH);
         if self.state.http10 && !has_length && !self.state.head && !matches!(head.status, 204 | 304) {
             self.state.keep_alive = false;
         }
@@ -341,7 +353,8 @@ impl ServerConn {
             head: self.state.head,
             connect: self.state.connect,
             keep_alive: self.state.keep_alive,
-            upgrade: self.upgrade.as_deref(),
+            upgrade: self.upgrade.as_deref().map(|upgrade| &*upgrade.protocol),
+            accept: self.upgrade.as_deref().and_then(|upgrade| upgrade.accept.as_ref()),
             proper_case: self.options.proper_case,
         };
         let mut writing = Writing::Head;
@@ -404,7 +417,7 @@ impl ServerConn {
     }
 
     pub fn is_keep_alive(&self) -> bool {
-        self.state.keep_alive && self.wire.failed.is_none()
+        self.state.keep_alive && self.wire.failed.is_none() && self.wire.broken.is_none()
     }
 
     /// Gives the connection up as it stands: nothing more is written.

@@ -36,6 +36,8 @@ pub(super) struct Wire {
     scanned: u32,
     /// A failure ends the connection; all later calls say the same.
     pub(super) failed: Option<StreamErrorKind>,
+    /// The body that came in broke the rules: nothing more is read, but an answer can still be written.
+    pub(super) broken: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,7 @@ impl Wire {
             queued_before: 0,
             scanned: 0,
             failed: None,
+            broken: None,
         }
     }
 
@@ -150,6 +153,9 @@ impl Wire {
             if self.reading == Body::Done {
                 return Poll::Ready(None);
             }
+            if let Some(details) = self.broken {
+                return Poll::Ready(Some(Err(StreamError::protocol(details))));
+            }
             if let Err(error) = self.check() {
                 return Poll::Ready(Some(Err(error)));
             }
@@ -164,7 +170,10 @@ impl Wire {
                 Ok(Decoded::End | Decoded::Trailers(_)) => return Poll::Ready(None),
                 Ok(Decoded::More) => {}
                 Err("body_ended_early") => return Poll::Ready(Some(Err(self.fail(StreamError::CLOSED)))),
-                Err(details) => return Poll::Ready(Some(Err(self.fail(StreamError::protocol(details))))),
+                Err(details) => {
+                    self.broken = Some(details);
+                    return Poll::Ready(Some(Err(StreamError::protocol(details))));
+                }
             }
             if let Err(error) = ready!(self.input.poll_fill(&mut self.io, cx)) {
                 return Poll::Ready(Some(Err(self.fail(StreamError::io(&error)))));

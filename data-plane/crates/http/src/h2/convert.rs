@@ -170,7 +170,23 @@ fn path_out(path: &str) -> Result<uri::PathAndQuery, StreamError> {
     if !authority::is_path(path.as_bytes()) && path != "*" {
         return Err(UNWRITABLE);
     }
-    uri::PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(path.as_bytes())).map_err(|_| UNWRITABLE)
+    let parse = |path: Bytes| uri::PathAndQuery::from_maybe_shared(path).map_err(|_| UNWRITABLE);
+    parse(Bytes::copy_from_slice(path.as_bytes())).or_else(|_| parse(escape(path)))
+}
+
+/// What HTTP/1 clients send as it is and the `http` crate does not take, percent-encoded, which means the same.
+fn escape(path: &str) -> Bytes {
+    let mut escaped = Vec::with_capacity(path.len() + 16);
+    for byte in path.bytes() {
+        match byte {
+            b'"' | b'<' | b'>' | b'`' | b'\\' | b'^' | b'{' | b'|' | b'}' => {
+                let digit = |value: u8| b"0123456789ABCDEF"[usize::from(value)];
+                escaped.extend([b'%', digit(byte >> 4), digit(byte & 15)]);
+            }
+            other => escaped.push(other),
+        }
+    }
+    escaped.into()
 }
 
 /// A response head to send; to a client that asked for an extended CONNECT, 101 is 200.
