@@ -1,5 +1,7 @@
 //! HTTP/1 through its public face: one side against bytes, and both sides against each other.
 
+#![allow(clippy::unwrap_used)]
+
 use std::future::poll_fn;
 use std::rc::Rc;
 

@@ -1,5 +1,7 @@
 //! However the bytes of HTTP/1 are cut into pieces, the same messages come out; and no bytes make a parser panic.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::future::poll_fn;

@@ -2,6 +2,8 @@
 //!
 //! Every row is bytes on the wire and what comes of them. A refusal is a status; a body that breaks is an error.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Write;
 use std::future::poll_fn;
 use std::rc::Rc;

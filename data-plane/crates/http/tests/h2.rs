@@ -1,5 +1,7 @@
 //! HTTP/2 through its public face: our two sides against each other, and the server against heads a client may not send.
 
+#![allow(clippy::unwrap_used)]
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
