@@ -478,3 +478,48 @@ async fn a_path_that_only_http1_clients_send_goes_on_in_its_encoded_form() {
     )
     .await;
 }
+
+/// The code of the GOAWAY that a server answers `frames` with.
+async fn goaway(frames: Vec<u8>) -> u8 {
+    let (mut near, far) = tokio::io::duplex(1 << 20);
+    near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    near.write_all(&frames).await.unwrap();
+    LocalSet::new()
+        .run_until(async move {
+            spawn_local(async move {
+                let mut conn = ServerConn::handshake(Box::new(far), Bytes::new(), &options()).await.unwrap();
+                while let Some(Ok(_)) = conn.accept().await {}
+            });
+            loop {
+                let mut header = [0; 9];
+                near.read_exact(&mut header).await.unwrap();
+                let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+                near.read_exact(&mut payload).await.unwrap();
+                if header[3] == 7 {
+                    return payload[7];
+                }
+            }
+        })
+        .await
+}
+
+#[tokio::test]
+async fn floods_end_the_connection() {
+    let head = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+    let rapid_reset: Vec<u8> = (0..100u8)
+        .flat_map(|n| {
+            let mut frames = headers_frame(&head);
+            frames[8] = n * 2 + 1;
+            frames.extend([0, 0, 4, 3, 0, 0, 0, 0, n * 2 + 1, 0, 0, 0, 8]);
+            frames
+        })
+        .collect();
+    assert_eq!(goaway(rapid_reset).await, 11);
+
+    let mut continuation = headers_frame(&head);
+    continuation[4] = 1;
+    for _ in 0..1000 {
+        continuation.extend([0, 0, 0, 9, 0, 0, 0, 0, 1]);
+    }
+    assert_eq!(goaway(continuation).await, 11);
+}
