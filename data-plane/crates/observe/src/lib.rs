@@ -5,4 +5,5 @@
 pub mod access_log;
 pub mod stats;
 
+pub use access_log::AccessLog;
 pub use access_log::writer::LogWriter;
