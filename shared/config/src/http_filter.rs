@@ -16,7 +16,9 @@ pub mod buffer;
 pub mod compressor;
 pub mod cors;
 pub mod fault;
+pub mod header_mutation;
 pub mod health_check;
+pub mod local_ratelimit;
 pub mod rbac;
 pub mod router;
 
@@ -106,7 +108,9 @@ http_filters! {
     Compressor => compressor,
     Cors => cors,
     Fault => fault,
+    HeaderMutation => header_mutation,
     HealthCheck => health_check,
+    LocalRatelimit => local_ratelimit,
     Rbac => rbac,
     Router => router,
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shared_config::http_filter::{FilterSource, HttpFilter, PerRouteConfig, PerRouteConfigs, router};
+use shared_config::invalid::Problem;
 
 use crate::registry::Filter;
 use crate::services::{Scope, Services};
@@ -32,6 +33,7 @@ pub struct Compiler<'a> {
     services: &'a Services<'a>,
     made: RefCell<HashMap<Key, Arc<Filter>>>,
     plain: RefCell<Option<Chain>>,
+    refused: RefCell<Vec<Problem>>,
 }
 
 /// The slot, and the addresses of the overrides that apply; those live as long as the compiler.
@@ -41,7 +43,14 @@ type Key = (usize, Vec<usize>);
 
 impl<'a> Compiler<'a> {
     pub fn new(filters: &'a [HttpFilter], place: &'a str, services: &'a Services<'a>) -> Self {
-        Self { filters, place, services, made: RefCell::default(), plain: RefCell::default() }
+        Self {
+            filters,
+            place,
+            services,
+            made: RefCell::default(),
+            plain: RefCell::default(),
+            refused: RefCell::default(),
+        }
     }
 
     /// The chain of a route, from its levels, least specific first: route table, virtual host, route, weighted cluster.
@@ -51,6 +60,12 @@ impl<'a> Compiler<'a> {
             return self.plain.borrow_mut().get_or_insert_with(|| self.compile(&[])).clone();
         }
         self.compile(levels)
+    }
+
+    /// What is wrong with the filters of the chains made so far; a snapshot with problems must not be published. The
+    /// path of each is the name of the filter.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.refused.borrow().clone()
     }
 
     fn compile(&self, levels: &[Level<'a>]) -> Chain {
@@ -95,7 +110,8 @@ impl<'a> Compiler<'a> {
                 overrides.push(config);
             }
         }
-        let scope = Scope { services: self.services, place: &place, filters: self.filters, slot };
+        let scope =
+            Scope { services: self.services, place: &place, filters: self.filters, slot, refused: &self.refused };
         Filter::compile(config, &overrides, &scope)
     }
 }

@@ -4,6 +4,8 @@ pub mod buffer;
 pub mod compressor;
 pub mod cors;
 pub mod fault;
+pub mod header_mutation;
 pub mod health_check;
+pub mod local_ratelimit;
 pub mod rbac;
 pub mod router;

@@ -3,7 +3,9 @@
 //! A filter is plain `&self` functions over its immutable compiled configuration and a small state per stream.
 //! Never: upstream connections, sockets, the proxy, spawning tasks.
 
+mod bucket;
 pub mod chain;
+mod fields;
 pub mod filter;
 pub mod http;
 mod matching;

@@ -94,7 +94,7 @@ pub(crate) fn query_parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, 
     Some(percent_decode(value))
 }
 
-fn percent_decode(text: &str) -> Cow<'_, str> {
+pub(crate) fn percent_decode(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return text.into();
     }

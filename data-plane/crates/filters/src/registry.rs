@@ -100,7 +100,9 @@ http_filters! {
     Compressor => compressor,
     Cors => cors,
     Fault => fault,
+    HeaderMutation => header_mutation,
     HealthCheck => health_check,
+    LocalRatelimit => local_ratelimit,
     Rbac => rbac,
     Router => router,
 }

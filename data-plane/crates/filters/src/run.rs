@@ -23,9 +23,10 @@ pub enum Step {
     Reroute,
     /// Await, then call the `resume` method that belongs to the piece.
     Wait(Wait),
-    /// Collect the body, at most so many bytes, passing each chunk through `request_data` or `response_data` first;
-    /// then call [`Run::request_held`] or [`Run::response_held`]. Once the walk is done, the collected body passes
-    /// through the data method again, in one piece: it shows it to those that did not see it.
+    /// Collect the whole body, at most so many bytes, passing each chunk through `request_data` or `response_data`
+    /// first (the last with `end`), and trailers likewise. If an earlier `Hold` collected it already, pass it in one
+    /// piece. Then call [`Run::request_held`] or [`Run::response_held`]. Once the walk is done, body and trailers
+    /// pass through once more in one piece: only those that did not see them yet are shown them.
     Hold(usize),
 }
 
@@ -344,3 +345,6 @@ pub fn request_too_large() -> LocalReply {
 pub fn response_too_large() -> LocalReply {
     LocalReply::new(500, "response_payload_too_large").body("Internal Server Error")
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,14 @@
 //! Never used on the request path, except for what a filter took from here into its own fields.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use shared_config::http_filter::{HttpFilter, HttpFilterConfig};
+use shared_config::invalid::Problem;
 
 /// What the snapshot compiler hands to filters.
 pub struct Services<'a> {
@@ -46,6 +48,7 @@ pub struct Scope<'a> {
     /// The whole chain, and where in it the filter stands.
     pub(crate) filters: &'a [HttpFilter],
     pub(crate) slot: usize,
+    pub(crate) refused: &'a RefCell<Vec<Problem>>,
 }
 
 /// State shared by workers, such as token buckets. It lives as long as a filter of some snapshot holds it, so a new
@@ -58,6 +61,13 @@ pub struct KeepStore {
 // === impl Scope ===
 
 impl Scope<'_> {
+    /// Says that the snapshot cannot be used with this configuration: for what only the data plane can judge, such as
+    /// formats. Ends up in `Compiler::problems`.
+    pub fn refuse(&self, reason: impl std::fmt::Display) {
+        let path = self.filters.get(self.slot).map(|filter| filter.name.clone()).unwrap_or_default();
+        self.refused.borrow_mut().push(Problem { path, reason: reason.to_string() });
+    }
+
     /// The state of `kind` for `config`: the one that an earlier snapshot has, or a new one. The text that `Debug`
     /// writes of a configuration is its identity.
     pub fn keep<T: Any + Send + Sync>(

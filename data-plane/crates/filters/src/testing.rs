@@ -69,13 +69,7 @@ pub(crate) fn compile(
     keep: &KeepStore,
     health: FixedHealth,
 ) -> Chain {
-    let services = Services {
-        keep,
-        health: Arc::new(health),
-        discovered: &|_| None,
-        node_cluster: "here".into(),
-        now: Instant::now(),
-    };
+    let services = services(keep, health);
     let levels: Vec<(String, BTreeMap<String, PerRouteConfig>)> = levels
         .iter()
         .enumerate()
@@ -85,7 +79,24 @@ pub(crate) fn compile(
         })
         .collect();
     let levels: Vec<Level<'_>> = levels.iter().map(|(name, configs)| Level { name, configs }).collect();
-    Compiler::new(filters, "test", &services).chain(&levels)
+    let compiler = Compiler::new(filters, "test", &services);
+    let chain = compiler.chain(&levels);
+    assert!(compiler.problems().is_empty(), "{:?}", compiler.problems());
+    chain
+}
+
+/// What is refused when these filters are compiled.
+pub(crate) fn refusals(filters: &[HttpFilter]) -> Vec<String> {
+    let keep = KeepStore::default();
+    let services = services(&keep, well());
+    let compiler = Compiler::new(filters, "test", &services);
+    let _ = compiler.chain(&[]);
+    compiler.problems().iter().map(ToString::to_string).collect()
+}
+
+fn services(keep: &KeepStore, health: FixedHealth) -> Services<'_> {
+    let health = Arc::new(health);
+    Services { keep, health, discovered: &|_| None, node_cluster: "here".into(), now: Instant::now() }
 }
 
 pub(crate) fn connection() -> ConnectionInfo {
@@ -151,9 +162,10 @@ impl Proxy {
                 }
                 Step::Hold(limit) => {
                     let mut whole = BytesMut::new();
-                    for chunk in body {
+                    for (i, chunk) in body.iter().enumerate() {
                         let mut chunk = Bytes::from_static(chunk.as_bytes());
-                        assert!(matches!(run.request_data(&self.chain, cx, &mut chunk, false), Step::Done));
+                        let end = i + 1 == body.len();
+                        assert!(matches!(run.request_data(&self.chain, cx, &mut chunk, end), Step::Done));
                         whole.extend_from_slice(&chunk);
                     }
                     if whole.len() > limit {
