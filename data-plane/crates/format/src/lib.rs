@@ -48,3 +48,6 @@ impl<'a> Inputs<'a> {
         Self { info, request: Some(request), response: None, trailers: None, local_reply_body: "" }
     }
 }
+
+#[cfg(test)]
+mod tests;

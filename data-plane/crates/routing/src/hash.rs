@@ -137,3 +137,6 @@ fn set_cookie(spec: &CookieSpec, value: &str, seconds: u64) -> String {
     text.push_str("; HttpOnly");
     text
 }
+
+#[cfg(test)]
+mod tests;

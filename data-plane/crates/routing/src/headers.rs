@@ -10,7 +10,7 @@ use shared_config::matcher::StringMatcher;
 use smallvec::SmallVec;
 
 use crate::CompileError;
-use crate::inline::is_single;
+use crate::inline::{joins_in_request, joins_in_response};
 
 /// All header changes for one route and direction, in the order in which they are made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,9 +50,12 @@ struct Addition {
     value: Format,
     action: AppendAction,
     keep_empty_value: bool,
-    /// Appending joins with the value that is there.
-    joins: bool,
+    /// In requests and in responses: appending joins with the value that is there.
+    joins: [bool; 2],
 }
+
+const REQUEST: usize = 0;
+const RESPONSE: usize = 1;
 
 impl HeaderPlan {
     /// # Errors
@@ -147,7 +150,7 @@ impl Level {
         self.remove_from(&mut head.headers);
         let mut text = String::new();
         let values = self.evaluate(&head.headers, &Inputs::request(info, head), &mut text);
-        self.add_to(&mut head.headers, &values, &text);
+        self.add_to(&mut head.headers, REQUEST, &values, &text);
     }
 
     fn apply_to_response(&self, head: &mut ResponseHead, request: Option<&RequestHead>, info: &StreamInfo) {
@@ -155,7 +158,7 @@ impl Level {
         let mut text = String::new();
         let inputs = Inputs { info, request, response: Some(head), trailers: None, local_reply_body: "" };
         let values = self.evaluate(&head.headers, &inputs, &mut text);
-        self.add_to(&mut head.headers, &values, &text);
+        self.add_to(&mut head.headers, RESPONSE, &values, &text);
     }
 
     fn remove_from(&self, headers: &mut Headers) {
@@ -189,7 +192,7 @@ impl Level {
         self.add.iter().map(evaluate).collect()
     }
 
-    fn add_to(&self, headers: &mut Headers, values: &[Option<usize>], text: &str) {
+    fn add_to(&self, headers: &mut Headers, direction: usize, values: &[Option<usize>], text: &str) {
         for overwrites in [true, false] {
             let mut start = 0;
             for (addition, end) in self.add.iter().zip(values) {
@@ -197,7 +200,7 @@ impl Level {
                 let value = addition.value.constant().unwrap_or(&text[start..end]);
                 start = end;
                 if addition.overwrites() == overwrites {
-                    addition.apply(headers, value.as_bytes());
+                    addition.apply(headers, direction, value.as_bytes());
                 }
             }
         }
@@ -213,7 +216,7 @@ impl Addition {
             value,
             action: option.action,
             keep_empty_value: option.keep_empty_value,
-            joins: is_single(&option.name),
+            joins: [joins_in_request(&option.name), joins_in_response(&option.name)],
         })
     }
 
@@ -221,7 +224,7 @@ impl Addition {
         matches!(self.action, AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists)
     }
 
-    fn apply(&self, headers: &mut Headers, value: &[u8]) {
+    fn apply(&self, headers: &mut Headers, direction: usize, value: &[u8]) {
         // What comes from a peer by an operator must not start a new line.
         let checked: Vec<u8>;
         let value = if value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
@@ -235,7 +238,7 @@ impl Addition {
             return;
         }
         match headers.get(&self.name) {
-            Some(there) if self.joins => {
+            Some(there) if self.joins[direction] => {
                 let joined = [there, b",", value].concat();
                 headers.set(&self.name, &joined);
             }

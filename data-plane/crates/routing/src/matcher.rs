@@ -71,7 +71,7 @@ pub fn is_grpc(head: &RequestHead) -> bool {
     else {
         return false;
     };
-    !head.path().is_empty() && matches!(rest.first(), None | Some(b'+' | b';'))
+    !head.path().is_empty() && matches!(rest.first(), None | Some(b'+'))
 }
 
 impl RouteMatcher {

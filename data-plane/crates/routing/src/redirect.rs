@@ -98,3 +98,64 @@ pub fn tls_location(head: &RequestHead) -> String {
 pub fn original_location(head: &RequestHead) -> String {
     [head.scheme.as_str(), "://", head.authority(), head.path()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use dp_http::Method;
+    use shared_config::matcher::Regex;
+
+    use super::*;
+
+    fn keep() -> config::Redirect {
+        config::Redirect {
+            scheme: None,
+            host: None,
+            port: None,
+            path: RedirectPath::Keep,
+            strip_query: false,
+            status: 301,
+        }
+    }
+
+    fn check(config: config::Redirect, authority: &str, path: &str, expected: &str) {
+        let head = RequestHead::new(Method::Get, authority, path);
+        let redirect = Redirect::compile(&config, &PathMatcher::Prefix("/old".into()));
+        assert_eq!(redirect.location(&head, false), expected);
+    }
+
+    #[test]
+    fn each_part_can_be_replaced_alone() {
+        check(config::Redirect { host: Some("n.com".into()), ..keep() }, "o.com:81", "/p?q", "http://n.com/p?q");
+        check(config::Redirect { port: Some(82), ..keep() }, "o.com:81", "/p", "http://o.com:82/p");
+        check(config::Redirect { port: Some(82), ..keep() }, "[::1]:81", "/p", "http://[::1]:82/p");
+        check(config::Redirect { scheme: Some("https".into()), ..keep() }, "o.com:81", "/p", "https://o.com:81/p");
+        check(config::Redirect { scheme: Some("https".into()), ..keep() }, "o.com:80", "/p", "https://o.com/p");
+        check(keep(), "o.com:80", "/p", "http://o.com:80/p");
+        check(config::Redirect { strip_query: true, ..keep() }, "o.com", "/p?q", "http://o.com/p");
+    }
+
+    #[test]
+    fn a_new_path_keeps_the_query_unless_it_brings_its_own() {
+        let path = |path: &str, strip_query| config::Redirect {
+            path: RedirectPath::Replace(path.into()),
+            strip_query,
+            ..keep()
+        };
+        check(path("/n", false), "o", "/p?q", "http://o/n?q");
+        check(path("/n", true), "o", "/p?q", "http://o/n");
+        check(path("/n?x", true), "o", "/p?q", "http://o/n?x");
+    }
+
+    #[test]
+    fn a_prefix_or_regex_rewrites_the_path() {
+        let prefix = config::Redirect { path: RedirectPath::Prefix("/new".into()), ..keep() };
+        check(prefix, "o", "/old/x?q", "http://o/new/x?q");
+        let substitution = Substitution::new(Regex::new("^/old/(.*)$").unwrap(), r"/\1/new").unwrap();
+        check(
+            config::Redirect { path: RedirectPath::Regex(substitution), ..keep() },
+            "o",
+            "/old/x?q",
+            "http://o/x/new?q",
+        );
+    }
+}

@@ -125,3 +125,59 @@ impl HostRewrite {
         Some(host).filter(|host| !host.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dp_http::Method;
+    use shared_config::matcher::Regex;
+
+    use super::*;
+
+    fn prefix(matched: &str, with: &str, path: &str, expected: &str) {
+        let config = config::PathRewrite::Prefix(with.into());
+        let rewrite = PathRewrite::compile(&config, &PathMatcher::Prefix(matched.into())).unwrap();
+        assert_eq!(rewrite.rewrite(path), expected);
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_as_it_stands() {
+        prefix("/prefix", "/", "/prefix/x", "//x");
+        prefix("/prefix/", "/", "/prefix/x", "/x");
+        prefix("/prefix", "/new", "/prefix?q", "/new?q");
+        prefix("/prefix", "/new", "/PREFIXx", "/newx");
+        prefix("/prefix", "/new", "/p?q", "/new?q");
+    }
+
+    #[test]
+    fn a_regex_sees_the_path_without_its_query() {
+        let substitution = Substitution::new(Regex::new("[?]?x").unwrap(), "y").unwrap();
+        let rewrite = PathRewrite::compile(&config::PathRewrite::Regex(substitution), &PathMatcher::Connect).unwrap();
+        assert_eq!(rewrite.rewrite("/x/x?x"), "/y/y?x");
+    }
+
+    #[test]
+    fn a_template_makes_a_path_of_its_variables() {
+        let template = PathTemplate::parse("/a/{x}/{y=**}").unwrap();
+        let config = config::PathRewrite::Template(TemplateRewrite::parse("/{y}/{x}", &template).unwrap());
+        let rewrite = PathRewrite::compile(&config, &PathMatcher::Template(template)).unwrap();
+        assert_eq!(rewrite.rewrite("/a/1/2/3?q"), "/2/3/1?q");
+        assert_eq!(rewrite.rewrite("/other?q"), "/other?q");
+    }
+
+    #[test]
+    fn a_host_comes_from_the_route_a_header_or_the_path() {
+        let check = |config: config::HostRewrite, expected: Option<&str>| {
+            let mut head = RequestHead::new(Method::Get, "h", "/host.com/x?q");
+            head.headers.append("x-host", b"other");
+            let rewrite = HostRewrite::compile(&config).unwrap();
+            assert_eq!(rewrite.as_ref().and_then(|rewrite| rewrite.rewrite(&head)).as_deref(), expected);
+        };
+        check(config::HostRewrite::None, None);
+        check(config::HostRewrite::Auto, None);
+        check(config::HostRewrite::Literal("l".into()), Some("l"));
+        check(config::HostRewrite::Header("x-host".into()), Some("other"));
+        check(config::HostRewrite::Header("x-none".into()), None);
+        let substitution = Substitution::new(Regex::new("^/([^/]+)/.*$").unwrap(), r"\1").unwrap();
+        check(config::HostRewrite::PathRegex(substitution), Some("host.com"));
+    }
+}

@@ -28,3 +28,15 @@ impl Weights {
         self.sums.partition_point(|sum| *sum <= at).min(self.sums.len().saturating_sub(1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cluster_gets_its_share() {
+        let weights = Weights { sums: vec![0, 1, 4, 4], total: 4 };
+        let picks: Vec<_> = (0..8).map(|n| weights.pick(n)).collect();
+        assert_eq!(picks, [1, 2, 2, 2, 1, 2, 2, 2]);
+    }
+}

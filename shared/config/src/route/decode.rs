@@ -169,7 +169,8 @@ impl Route {
                 p.at("route", |p| RouteAction::decode(action, path, inherited, p)).map(|a| Action::Route(Box::new(a)))
             }
             Some(route::route::Action::Redirect(redirect)) => {
-                p.at("redirect", |p| Redirect::decode(redirect, p)).map(Action::Redirect)
+                let path = matches.as_ref().map(|matches| &matches.path);
+                p.at("redirect", |p| Redirect::decode(redirect, path, p)).map(Action::Redirect)
             }
             Some(route::route::Action::DirectResponse(response)) => {
                 p.at("direct_response", |p| DirectResponse::decode(response, max_body, p)).map(Action::DirectResponse)

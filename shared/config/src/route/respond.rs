@@ -2,9 +2,11 @@
 
 use proto::envoy::config::route::v3 as route;
 
+use super::PathMatcher;
 use crate::core::{DataSource, data_source};
 use crate::invalid::Problems;
 use crate::matcher::Substitution;
+use crate::substitution::SubstitutionFormat;
 
 /// Send the client elsewhere (`RedirectAction`). What is not named stays as it was in the request.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +34,8 @@ pub enum RedirectPath {
 pub struct DirectResponse {
     pub status: u16,
     pub body: Option<DataSource>,
+    /// How the body is written; the body itself is its `%LOCAL_REPLY_BODY%`.
+    pub format: Option<SubstitutionFormat>,
     /// The most bytes that the body may have; inline bodies are checked already.
     pub max_body: usize,
 }
@@ -39,7 +43,7 @@ pub struct DirectResponse {
 // === impl Redirect ===
 
 impl Redirect {
-    pub(super) fn decode(proto: &route::RedirectAction, p: &mut Problems) -> Option<Self> {
+    pub(super) fn decode(proto: &route::RedirectAction, path: Option<&PathMatcher>, p: &mut Problems) -> Option<Self> {
         use route::redirect_action::{PathRewriteSpecifier, RedirectResponseCode as Code, SchemeRewriteSpecifier};
         let scheme = match &proto.scheme_rewrite_specifier {
             Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".to_owned()),
@@ -59,6 +63,9 @@ impl Redirect {
                 if path.is_empty() { RedirectPath::Keep } else { RedirectPath::Replace(path.clone()) }
             }
             Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+                if matches!(path, Some(PathMatcher::Template(_))) {
+                    return p.refuse_at("prefix_rewrite", "may not be used with path_match_policy");
+                }
                 check_value("prefix_rewrite", prefix, p);
                 if prefix.is_empty() { RedirectPath::Keep } else { RedirectPath::Prefix(prefix.clone()) }
             }
@@ -104,7 +111,6 @@ pub(super) fn check_value(name: &str, text: &str, p: &mut Problems) {
 
 impl DirectResponse {
     pub(super) fn decode(proto: &route::DirectResponseAction, max_body: usize, p: &mut Problems) -> Option<Self> {
-        p.unimplemented_if("body_format", proto.body_format.is_some());
         let status = match u16::try_from(proto.status) {
             Ok(status @ 200..=599) => status,
             _ => return p.refuse_at("status", format!("{} is not in 200 to 599", proto.status)),
@@ -122,6 +128,10 @@ impl DirectResponse {
             );
             return p.refuse_at("body", reason);
         }
-        Some(Self { status, body, max_body })
+        let format = match &proto.body_format {
+            Some(format) => Some(p.at("body_format", |p| SubstitutionFormat::decode(format, p))?),
+            None => None,
+        };
+        Some(Self { status, body, format, max_body })
     }
 }
