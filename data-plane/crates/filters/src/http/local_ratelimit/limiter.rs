@@ -49,8 +49,11 @@ pub(super) struct Verdict {
 /// Limiters of connections that are open.
 pub(super) struct PerConnection {
     config: Config,
-    limiters: Mutex<HashMap<u64, (Weak<ConnectionInfo>, Arc<Limiter>)>>,
+    limiters: Mutex<HashMap<u64, Open>>,
 }
+
+/// Dead once the connection is closed.
+type Open = (Weak<ConnectionInfo>, Arc<Limiter>);
 
 // === impl Limiter ===
 

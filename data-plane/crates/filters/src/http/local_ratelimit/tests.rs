@@ -48,8 +48,11 @@ async fn get(proxy: &Proxy, path: &str, fields: &[(&str, &str)]) -> Exchange {
     proxy.exchange(head, &[], &answer(200, &[], &[])).await
 }
 
+/// Path, header fields, and the status to expect.
+type Request<'r> = (&'r str, &'r [(&'r str, &'r str)], u16);
+
 /// The statuses of requests one after the other.
-async fn check(proxy: &Proxy, requests: &[(&str, &[(&str, &str)], u16)]) {
+async fn check(proxy: &Proxy, requests: &[Request<'_>]) {
     for (i, (path, fields, status)) in requests.iter().enumerate() {
         assert_eq!(get(proxy, path, fields).await.head.status, *status, "request {i}: {path} {fields:?}");
     }
