@@ -3,9 +3,11 @@
 //! Both protocol variants (state of the world and delta) and both ends. Everything here is a state machine that takes
 //! messages and a clock reading and gives messages; it never opens a socket, sleeps or spawns.
 
+pub mod client;
 pub mod kind;
 pub mod mark;
 pub mod resource;
+pub mod server;
 pub mod version;
 pub mod wire;
 

@@ -153,12 +153,13 @@ pub struct ResourceSet {
     id: u64,
     by_name: BTreeMap<Arc<str>, Arc<Resource>>,
     version: Version,
+    shortest_ttl: Option<Duration>,
     steps: Vec<Step>,
 }
 
 impl Default for ResourceSet {
     fn default() -> Self {
-        Self { id: 0, by_name: BTreeMap::new(), version: Version::of_set([]), steps: Vec::new() }
+        Self { id: 0, by_name: BTreeMap::new(), version: Version::of_set([]), shortest_ttl: None, steps: Vec::new() }
     }
 }
 
@@ -181,7 +182,8 @@ impl ResourceSet {
         }
         steps.push(Step { from: before.id, names: changed.into_iter().collect() });
         let version = Version::of_set(by_name.iter().map(|(name, resource)| (&**name, resource.version)));
-        Arc::new(Self { id: next_id(), by_name, version, steps })
+        let shortest_ttl = by_name.values().filter_map(|resource| resource.ttl).min();
+        Arc::new(Self { shortest_ttl, id: next_id(), by_name, version, steps })
     }
 
     pub fn version(&self) -> Version {
@@ -190,6 +192,11 @@ impl ResourceSet {
 
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         self.by_name.get(name)
+    }
+
+    /// The shortest lifetime of a resource in here.
+    pub fn shortest_ttl(&self) -> Option<Duration> {
+        self.shortest_ttl
     }
 
     pub fn len(&self) -> usize {
