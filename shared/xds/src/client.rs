@@ -115,6 +115,11 @@ impl Client {
         self.kinds[kind].held.insert(name, version);
     }
 
+    /// Something is not in use after all.
+    pub fn release(&mut self, kind: ResourceKind, name: &str) {
+        self.kinds[kind].held.remove(name);
+    }
+
     // === what is wanted ===
 
     pub fn interest(&self, kind: ResourceKind) -> &Interest {

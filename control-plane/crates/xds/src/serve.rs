@@ -1,0 +1,53 @@
+//! Serving on a socket, with or without certificates.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::service::XdsServer;
+
+/// The certificate we show, and the authority whose clients we take.
+#[derive(Clone)]
+pub struct Tls {
+    pub certificate_pem: Vec<u8>,
+    pub key_pem: Vec<u8>,
+    /// With it, a client must show a certificate of this authority.
+    pub client_ca_pem: Option<Vec<u8>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot serve xds: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+// A half-open connection is found within about 35 seconds.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves until `stop` resolves.
+///
+/// # Errors
+/// The certificates are not usable, or the socket fails.
+pub async fn serve(
+    server: XdsServer,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let mut builder = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    if let Some(tls) = tls {
+        let mut config = ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate_pem, tls.key_pem));
+        if let Some(ca) = tls.client_ca_pem {
+            config = config.client_ca_root(Certificate::from_pem(ca));
+        }
+        builder = builder.tls_config(config)?;
+    }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    builder.add_routes(server.routes()).serve_with_incoming_shutdown(incoming, stop).await?;
+    Ok(())
+}
