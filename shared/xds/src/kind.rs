@@ -186,7 +186,7 @@ impl ResourceKind {
     /// Whether the name of a resource stands inside it as field 1 and must be the one on its envelope.
     pub fn has_inner_name(self) -> bool {
         // A virtual host is sent as `<route configuration>/<host>` and does not hold the first part.
-        !matches!(self, Self::VirtualHost | Self::SnapshotMark)
+        !matches!(self, Self::VirtualHost)
     }
 }
 

@@ -26,7 +26,11 @@ impl LoadReportingService for Loads {
         let (out, responses) = mpsc::channel(1);
         let shared = self.0.clone();
         tokio::spawn(async move {
-            if let Err(status) = take(&shared, &peer, request.into_inner(), &out).await {
+            let taken = tokio::select! {
+                taken = take(&shared, &peer, request.into_inner(), &out) => taken,
+                () = shared.stopped() => Ok(()),
+            };
+            if let Err(status) = taken {
                 tracing::debug!(peer = ?peer.address, reason = status.message(), "load stream ends");
                 let _ = out.send(Err(status)).await;
             }

@@ -47,6 +47,12 @@ pub async fn serve(
         }
         builder = builder.tls_config(config)?;
     }
+    let stopping = server.clone();
+    let stop = async move {
+        stop.await;
+        // Open streams would hold up the end for ever.
+        stopping.stop();
+    };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     builder.add_routes(server.routes()).serve_with_incoming_shutdown(incoming, stop).await?;
     Ok(())

@@ -99,6 +99,15 @@ pub(crate) struct Shared {
     pub(crate) options: Arc<Options>,
     pub(crate) counters: Counters,
     pub(crate) reselect: watch::Sender<u64>,
+    pub(crate) stopping: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// Resolves when the server stops.
+    pub(crate) async fn stopped(&self) {
+        // The sender lives as long as we do.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
 }
 
 impl XdsServer {
@@ -107,8 +116,9 @@ impl XdsServer {
         let options = Options { gate: settings.gate, names: settings.names, control_plane, ..Options::default() };
         let options = Arc::new(options);
         let (reselect, _) = watch::channel(0);
+        let (stopping, _) = watch::channel(false);
         let counters = Counters::default();
-        Self { shared: Arc::new(Shared { publisher, fleet, settings, options, counters, reselect }) }
+        Self { shared: Arc::new(Shared { publisher, fleet, settings, options, counters, reselect, stopping }) }
     }
 
     pub fn counters(&self) -> &Counters {
@@ -118,6 +128,11 @@ impl XdsServer {
     /// Asks the selector again for every stream; those whose group changed get the difference.
     pub fn reselect(&self) {
         self.shared.reselect.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Ends every stream in good order; clients go on with what they have and look for another server.
+    pub fn stop(&self) {
+        self.shared.stopping.send_replace(true);
     }
 
     /// Every service, ready to be served or put beside others.

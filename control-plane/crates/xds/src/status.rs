@@ -33,10 +33,16 @@ impl ClientStatusDiscoveryService for ClientStatuses {
         let shared = self.0.clone();
         let mut inbound = request.into_inner();
         tokio::spawn(async move {
-            while let Ok(Some(request)) = inbound.message().await {
-                if out.send(answer(&shared, &request)).await.is_err() {
-                    return;
+            let asked = async {
+                while let Ok(Some(request)) = inbound.message().await {
+                    if out.send(answer(&shared, &request)).await.is_err() {
+                        return;
+                    }
                 }
+            };
+            tokio::select! {
+                () = asked => {}
+                () = shared.stopped() => {}
             }
         });
         Ok(Response::new(ReceiverStream::new(responses)))

@@ -79,6 +79,8 @@ impl Stream {
         let age = self.shared.settings.max_age.map(jittered);
         let end = tokio::time::sleep(age.unwrap_or(Duration::from_secs(u64::from(u32::MAX))));
         tokio::pin!(end);
+        let stopped = self.shared.stopped();
+        tokio::pin!(stopped);
         let mut idle = false;
         loop {
             let deadline = known.session.deadline();
@@ -112,6 +114,7 @@ impl Stream {
                 }
                 () = until(deadline), if idle && deadline.is_some() => idle = false,
                 () = &mut end, if age.is_some() => return Ok(()),
+                () = &mut stopped => return Ok(()),
                 () = out.closed() => return Ok(()),
             }
         }

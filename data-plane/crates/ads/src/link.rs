@@ -27,7 +27,7 @@ enum Phase {
     Waiting(Instant),
     Dialing(Later<Channel>),
     Calling(Later<Inbound>),
-    Open(Inbound),
+    Open(Box<Inbound>),
 }
 
 enum Step {
@@ -113,7 +113,7 @@ impl Link {
         match step {
             Step::Again => self.dial(),
             Step::Dialed(Ok(channel)) => self.call(channel),
-            Step::Called(Ok(inbound)) => Phase::Open(inbound),
+            Step::Called(Ok(inbound)) => Phase::Open(Box::new(inbound)),
             Step::Dialed(Err(error)) | Step::Called(Err(error)) => self.lost(&error.to_string()),
             Step::Received(Ok(Some(response))) => {
                 self.receive(response);

@@ -240,6 +240,34 @@ fn a_refusal_is_cut_at_four_kilobytes_and_between_characters() {
     );
 }
 
+#[test]
+fn a_mark_is_read_in_both_variants_and_never_held() {
+    use crate::mark::{Mark, name};
+    for protocol in [Protocol::Delta, Protocol::Sotw] {
+        let name = name([CDS]);
+        let now = Instant::now();
+        let mut client = Client::new(protocol, None);
+        client.want(ResourceKind::SnapshotMark, Interest::named([name.clone()]), now);
+        client.connected();
+        assert!(client.poll().is_some());
+        let type_url = ResourceKind::SnapshotMark.type_url().to_owned();
+        let any = Mark::End(7).pack(&name);
+        let received = match protocol {
+            Protocol::Delta => {
+                let resources = vec![envelope(&name, "1", any)];
+                client.on_delta(DeltaDiscoveryResponse { type_url, resources, ..Default::default() }, now)
+            }
+            Protocol::Sotw => {
+                client.on_sotw(DiscoveryResponse { type_url, resources: vec![any], ..Default::default() }, now)
+            }
+        };
+        let received = received.expect("subscribed");
+        assert_eq!(Mark::unpack(&received.upserts[0].any), Ok(Mark::End(7)));
+        assert_eq!(client.settle(ResourceKind::SnapshotMark, Vec::new()), []);
+        assert!(client.held(ResourceKind::SnapshotMark).is_empty());
+    }
+}
+
 // === back to back ===
 
 #[derive(Debug, Clone)]
