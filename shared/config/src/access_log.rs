@@ -104,3 +104,6 @@ fn file(proto: &pb_file::FileAccessLog, p: &mut Problems) -> Option<(Sink, Optio
     };
     Some((sink, format))
 }
+
+#[cfg(test)]
+mod tests;

@@ -304,3 +304,6 @@ pub struct AccessLogOptions {
     /// When an upgrade or CONNECT has been accepted.
     pub on_tunnel_established: bool,
 }
+
+#[cfg(test)]
+mod tests;

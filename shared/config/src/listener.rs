@@ -208,3 +208,6 @@ impl Listener {
         self.filter_chains.iter().chain(&self.default_filter_chain)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -245,3 +245,6 @@ impl DownstreamTls {
         self.common.secrets().chain(tickets)
     }
 }
+
+#[cfg(test)]
+mod tests;
