@@ -263,6 +263,7 @@ fn duration(mut bytes: &[u8]) -> i128 {
 }
 
 impl<T: PartialOrd + Copy + Default> Range<T> {
+    #[allow(clippy::neg_cmp_op_on_partial_ord, reason = "a NaN is in no range")]
     fn check(&self, value: T, show: impl Fn(T) -> String) -> Option<String> {
         if self.ignore_zero && value == T::default() {
             return None;

@@ -49,7 +49,7 @@ pub fn decode(proto: &pb::TcpProxy, p: &mut Problems) -> Option<TcpProxy> {
     }
     let clusters = clusters(proto, p);
     let hour = Some(Duration::from_secs(3600));
-    let options = proto.access_log_options.clone().unwrap_or_default();
+    let options = proto.access_log_options.unwrap_or_default();
     let flush = p.at("access_log_options", |p| {
         duration_at(options.access_log_flush_interval.as_ref(), "access_log_flush_interval", p)
     });

@@ -75,10 +75,8 @@ fn header(proto: &pb_header::CustomHeaderConfig, p: &mut Problems) -> Option<Add
     if !crate::header::is_header_name(&name) {
         return p.refuse_at("header_name", format!("{name:?} is not a header name"));
     }
-    let reject_with = match &proto.reject_with_status {
-        None => None,
-        // Envoy takes 403 for what is not an error status.
-        Some(status) => Some(u16::try_from(status.code).ok().filter(|code| (400..600).contains(code)).unwrap_or(403)),
-    };
+    // Envoy takes 403 for what is not an error status.
+    let error_status = |code: i32| u16::try_from(code).ok().filter(|code| (400..600).contains(code)).unwrap_or(403);
+    let reject_with = proto.reject_with_status.as_ref().map(|status| error_status(status.code));
     Some(AddressDetection::Header { name, trusted: proto.allow_extension_to_set_address_as_trusted, reject_with })
 }

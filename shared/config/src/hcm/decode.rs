@@ -200,7 +200,7 @@ fn client_certificate(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Fo
             p.refuse_at("forward_client_cert_details", reason).unwrap_or_default()
         }
     };
-    let details = proto.set_current_client_cert_details.clone().unwrap_or_default();
+    let details = proto.set_current_client_cert_details.unwrap_or_default();
     p.at("set_current_client_cert_details", |p| {
         refuse_set!(p, details; issuer, format);
     });
@@ -271,7 +271,7 @@ fn host(proto: &pb::HttpConnectionManager, p: &mut Problems) -> HostOptions {
 }
 
 fn access_log_options(proto: &pb::HttpConnectionManager, p: &mut Problems) -> AccessLogOptions {
-    let options = proto.access_log_options.clone().unwrap_or_default();
+    let options = proto.access_log_options.unwrap_or_default();
     let name = "access_log_flush_interval";
     let interval = p.at("access_log_options", |p| duration_at(options.access_log_flush_interval.as_ref(), name, p));
     let interval = interval.or_else(|| duration_at(proto.access_log_flush_interval.as_ref(), name, p));

@@ -66,7 +66,7 @@ fn tls_inspector(proto: &pb_inspector::TlsInspector, p: &mut Problems) -> Option
     refuse_set!(p, proto; close_connection_on_client_hello_parsing_errors);
     // `initial_read_buffer_size`: the buffer grows as needed, up to the limit.
     let max_client_hello_size = proto.max_client_hello_size.unwrap_or(DEFAULT_CLIENT_HELLO);
-    if max_client_hello_size > DEFAULT_CLIENT_HELLO || max_client_hello_size < 256 {
+    if !(256..=DEFAULT_CLIENT_HELLO).contains(&max_client_hello_size) {
         p.refuse_at::<()>("max_client_hello_size", "must be between 256 and 16384");
     }
     (p.count() == before).then_some(ListenerFilter::TlsInspector { max_client_hello_size })
