@@ -17,6 +17,8 @@ pub struct Listener {
     pub address: SocketAddr,
     pub protocol: Protocol,
     pub access_log: Option<AccessLog>,
+    /// Only nodes of these groups listen; empty = all nodes.
+    pub groups: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -112,6 +114,7 @@ const KEYS: Keys = Keys {
         "trusted_hops",
         "websocket",
         "access_log",
+        "groups",
     ],
     not_yet: &["proxy_protocol", "max_connections", "trusted_proxies"],
 };
@@ -121,11 +124,19 @@ pub(crate) fn listener(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Li
     if let Value::Scalar { .. } = node.value {
         let address = address(r, node)?;
         let protocol = Protocol::Http(Http::default());
-        return Some(Listener { name: name.to_owned(), place, address, protocol, access_log: None });
+        return Some(Listener {
+            name: name.to_owned(),
+            place,
+            address,
+            protocol,
+            access_log: None,
+            groups: Vec::new(),
+        });
     }
     let fields = r.fields(node, KEYS)?;
     let address = r.required(&fields, "address", address);
     let access_log = r.field(&fields, "access_log", access_log);
+    let groups = r.field(&fields, "groups", |r, n| Some(r.each(n, Reader::word))).unwrap_or_default();
     let kind = match fields.get("protocol") {
         None => Some("http"),
         Some(node) => r.at("protocol", |r| protocol_name(r, node)),
@@ -135,7 +146,7 @@ pub(crate) fn listener(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Li
         "tls" => passthrough(r, &fields),
         _ => http(r, &fields),
     };
-    Some(Listener { name: name.to_owned(), place, address: address?, protocol: protocol?, access_log })
+    Some(Listener { name: name.to_owned(), place, address: address?, protocol: protocol?, access_log, groups })
 }
 
 fn address(r: &mut Reader<'_>, node: &Node) -> Option<SocketAddr> {
@@ -172,14 +183,14 @@ fn only(r: &mut Reader<'_>, fields: &Fields<'_>, protocol: &str, allowed: &[&str
 }
 
 fn tcp(r: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Protocol> {
-    only(r, fields, "tcp", &["address", "protocol", "to", "idle_timeout", "access_log"]);
+    only(r, fields, "tcp", &["address", "protocol", "to", "idle_timeout", "access_log", "groups"]);
     let idle_timeout = r.field(fields, "idle_timeout", Reader::duration);
     let to = r.required(fields, "to", destination)?;
     Some(Protocol::Tcp { to, idle_timeout })
 }
 
 fn passthrough(r: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Protocol> {
-    only(r, fields, "tls", &["address", "protocol", "idle_timeout", "access_log"]);
+    only(r, fields, "tls", &["address", "protocol", "idle_timeout", "access_log", "groups"]);
     Some(Protocol::TlsPassthrough { idle_timeout: r.field(fields, "idle_timeout", Reader::duration) })
 }
 

@@ -1,1 +1,16 @@
-//! TODO
+//! The spine of the control plane: from a change to a durable revision (`apply`), and from a revision to the nodes (`publish`).
+//!
+//! Everything else here is a question about revisions. Never speaks gRPC or HTTP, never decides who may ask.
+
+pub mod apply;
+pub mod change;
+pub mod groups;
+pub mod publish;
+pub mod query;
+pub mod read_back;
+
+pub use apply::{Applied, Author, Change, Options, Pipeline, Refused};
+pub use change::{Action, ObjectChange};
+pub use groups::{Groups, Selector};
+pub use publish::{Publish, follow};
+pub use query::State;

@@ -82,6 +82,7 @@ impl Inner {
             message: new.message,
             time: new.time,
             rollback_of: new.rollback_of,
+            content_hash: stdx::hash::content_hash(&new.content),
             changes: new.changes,
         };
         let bytes = serde_json::to_vec(&header).map_err(failed)?;

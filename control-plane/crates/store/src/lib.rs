@@ -24,6 +24,8 @@ pub struct Header {
     pub time: u64,
     /// The revision whose content this one has again; 0 = none.
     pub rollback_of: u64,
+    /// Equal content has an equal hash.
+    pub content_hash: String,
     /// What changed against the revision before, in the words of the layer above.
     pub changes: Vec<String>,
 }

@@ -29,6 +29,17 @@ pub struct Resource {
     /// The name of the operator's object.
     pub object: String,
     pub place: Place,
+    pub audience: Audience,
+}
+
+/// Which clients understand a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Audience {
+    All,
+    /// Proxies: weir-proxy and stock Envoy.
+    Proxies,
+    /// gRPC programs without a proxy, which know a listener only as an api_listener.
+    Grpc,
 }
 
 impl Resource {
@@ -62,7 +73,14 @@ pub fn translate(model: &Model) -> Result<Vec<Resource>, TranslateError> {
     for raw in &model.envoy {
         let name = raw.name.split_once('/').map_or(raw.name.as_str(), |(_, name)| name);
         let (any, place) = (raw.any.clone(), raw.place.clone());
-        out.add(Resource { name: name.to_owned(), any, kind: Kind::Envoy, object: raw.name.clone(), place });
+        out.add(Resource {
+            name: name.to_owned(),
+            any,
+            kind: Kind::Envoy,
+            object: raw.name.clone(),
+            place,
+            audience: Audience::All,
+        });
     }
     Ok(out.resources.into_values().collect())
 }
@@ -72,7 +90,7 @@ const ORDER: [&str; 5] = ["Secret", "Cluster", "ClusterLoadAssignment", "Listene
 
 #[derive(Default)]
 struct Out {
-    resources: BTreeMap<(usize, String, String), Resource>,
+    resources: BTreeMap<(usize, String, String, Audience), Resource>,
 }
 
 #[derive(Clone, Copy)]
@@ -86,11 +104,22 @@ impl Out {
     fn add(&mut self, resource: Resource) {
         let message = resource.any.type_url.rsplit('.').next().unwrap_or_default();
         let rank = ORDER.iter().position(|m| *m == message).unwrap_or(ORDER.len());
-        self.resources.insert((rank, resource.any.type_url.clone(), resource.name.clone()), resource);
+        self.resources
+            .insert((rank, resource.any.type_url.clone(), resource.name.clone(), resource.audience), resource);
     }
 
     /// Adds the resource that `value`, with its `@type`, describes.
     fn write(&mut self, origin: Origin<'_>, name: &str, value: &Value) -> Result<(), TranslateError> {
+        self.write_for(Audience::All, origin, name, value)
+    }
+
+    fn write_for(
+        &mut self,
+        audience: Audience,
+        origin: Origin<'_>,
+        name: &str,
+        value: &Value,
+    ) -> Result<(), TranslateError> {
         let any = proto::json::any_from_value(value).map_err(|source| TranslateError {
             kind: origin.kind,
             object: origin.object.to_owned(),
@@ -98,7 +127,7 @@ impl Out {
             source,
         })?;
         let (object, place) = (origin.object.to_owned(), origin.place.clone());
-        self.add(Resource { name: name.to_owned(), any, kind: origin.kind, object, place });
+        self.add(Resource { name: name.to_owned(), any, kind: origin.kind, object, place, audience });
         Ok(())
     }
 }

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::access_log::access_logs;
 use crate::build::{ads, duration, extension, set, set_list, socket, typed};
 use crate::http_filters::Filters;
-use crate::{Origin, Out, TranslateError, cluster, route, secret};
+use crate::{Audience, Origin, Out, TranslateError, cluster, route, secret};
 
+const LISTENER: &str = "envoy.config.listener.v3.Listener";
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 /// Larger heads are answered with 431.
 const MAX_HEADER_KIB: u64 = 64;
@@ -25,6 +26,8 @@ pub(crate) fn listener(
         Protocol::Http(http) => {
             let (routes, filters) = route::configuration(model, listener, http);
             out.write(origin, &listener.name, &routes)?;
+            let api = typed(LISTENER, api_listener(listener));
+            out.write_for(Audience::Grpc, origin, &listener.name, &api)?;
             let mut chain = json!({ "filters": [connection_manager(listener, http, &filters)] });
             if let Some(tls) = &http.tls {
                 chain["transport_socket"] = server_tls(listener, http, tls, origin, out)?;
@@ -45,7 +48,18 @@ pub(crate) fn listener(
         }
     };
     set_list(&mut body, "filter_chains", chains);
-    out.write(origin, &listener.name, &typed("envoy.config.listener.v3.Listener", body))
+    out.write_for(Audience::Proxies, origin, &listener.name, &typed(LISTENER, body))
+}
+
+/// The listener as a gRPC program sees it: a name it dials (`xds:///name`), and the routes behind it.
+fn api_listener(listener: &Listener) -> Value {
+    let router = extension("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router", json!({}));
+    let manager = json!({
+        "stat_prefix": listener.name,
+        "rds": { "config_source": ads(), "route_config_name": listener.name },
+        "http_filters": [router],
+    });
+    json!({ "name": listener.name, "api_listener": { "api_listener": typed(HCM, manager) } })
 }
 
 fn connection_manager(listener: &Listener, http: &Http, filters: &Filters) -> Value {

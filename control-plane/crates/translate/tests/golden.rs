@@ -21,6 +21,7 @@ fn translated(case: &Path) -> String {
     let resources = cp_translate::translate(&checked.model).expect("encodes");
     let values: Vec<serde_json::Value> = resources
         .iter()
+        .filter(|r| r.audience != cp_translate::Audience::Grpc)
         .map(|r| proto::json::to_value(&r.any, proto::json::Secrets::Shown).expect("a known message"))
         .collect();
     proto::json::value_to_yaml(&serde_json::json!({ "resources": values }))
