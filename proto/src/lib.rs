@@ -15,4 +15,8 @@ mod generated {
     }
 }
 pub use generated::own::weir;
+
+/// The descriptors of our own protos, for gRPC reflection.
+pub const WEIR_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weir.binpb"));
+
 pub use generated::{envoy, google, udpa, validate, xds};

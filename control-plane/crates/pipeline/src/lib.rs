@@ -12,5 +12,9 @@ pub mod read_back;
 pub use apply::{Applied, Author, Change, Options, Pipeline, Refused};
 pub use change::{Action, ObjectChange};
 pub use groups::{Groups, Selector};
-pub use publish::{Publish, follow};
+pub use publish::follow;
 pub use query::State;
+
+// What callers of this crate see of the crates below it.
+pub use cp_store::{Header, StoreError};
+pub use cp_xds::{Publisher, ResourceKind, Version};

@@ -4,25 +4,18 @@
 
 use std::sync::Arc;
 
-use cp_fleet::Class;
+use cp_model::Kind;
+use cp_xds::{Class, Publisher, Res};
 use cp_store::Revision;
 use cp_translate::{Audience, Resource};
-use shared_xds::Resource as XdsResource;
 
 use crate::apply::{Compiled, Pipeline, Refused, compile, draft_of};
-use cp_model::Kind;
-
-/// Where resources go; the xDS server, or a test.
-pub trait Publish: Send + Sync {
-    /// All resources of one group and class. Replaces what was published for it before.
-    fn publish(&self, group: &str, class: Class, revision: u64, resources: Vec<XdsResource>);
-}
 
 const CLASSES: [Class; 3] = [Class::Weir, Class::Envoy, Class::Grpc];
 
 /// Publishes the newest revision, and each later one, until `stop` resolves. A revision that this version of the control plane
 /// no longer accepts is not published: nodes keep the one before.
-pub async fn follow(pipeline: Arc<Pipeline>, publisher: Arc<dyn Publish>, stop: impl Future<Output = ()>) {
+pub async fn follow(pipeline: Arc<Pipeline>, publisher: Publisher, stop: impl Future<Output = ()>) {
     let mut newest = pipeline.store.watch();
     newest.mark_changed();
     tokio::pin!(stop);
@@ -35,7 +28,7 @@ pub async fn follow(pipeline: Arc<Pipeline>, publisher: Arc<dyn Publish>, stop: 
         match load(&pipeline).await {
             Ok(None) => (),
             Ok(Some((revision, compiled))) => {
-                publish(&pipeline, publisher.as_ref(), revision.header.id, &compiled);
+                publish(&pipeline, &publisher, revision.header.id, &compiled);
                 tracing::info!(revision = revision.header.id, author = revision.header.author, "published");
             }
             Err(error) => tracing::error!(%error, "the newest revision cannot be published; nodes keep what they have"),
@@ -49,12 +42,12 @@ async fn load(pipeline: &Pipeline) -> Result<Option<(Arc<Revision>, Compiled)>, 
     Ok(Some((revision, compiled)))
 }
 
-fn publish(pipeline: &Pipeline, publisher: &dyn Publish, revision: u64, compiled: &Compiled) {
+fn publish(pipeline: &Pipeline, publisher: &Publisher, revision: u64, compiled: &Compiled) {
     for group in pipeline.groups.names() {
         for class in CLASSES {
             let fits = |r: &&Resource| for_class(r, class) && for_group(compiled, r, group);
             let resources = compiled.resources.iter().filter(fits).filter_map(encode).collect();
-            publisher.publish(group, class, revision, resources);
+            publisher.publish(group, class, resources, revision);
         }
     }
 }
@@ -76,8 +69,8 @@ fn for_group(compiled: &Compiled, resource: &Resource, group: &str) -> bool {
     listener.is_none_or(|l| l.groups.is_empty() || l.groups.iter().any(|g| g == group))
 }
 
-fn encode(resource: &Resource) -> Option<XdsResource> {
-    match XdsResource::new(resource.any.clone()) {
+fn encode(resource: &Resource) -> Option<Res> {
+    match cp_xds::resource(resource.any.clone()) {
         Ok(resource) => Some(resource),
         Err(error) => {
             // The read back would have refused it; so this is a type that cannot be served.

@@ -8,13 +8,13 @@ pub fn read_back(resources: &[Resource]) -> Vec<Problem> {
     let mut out = Vec::new();
     for resource in resources.iter().filter(|r| r.audience != Audience::Grpc) {
         let Err(invalid) = shared_config::decode_resource(&resource.any) else { continue };
+        let message = resource.any.type_name().rsplit('.').next().unwrap_or_default();
         for problem in invalid.0 {
-            let message = resource.type_url().rsplit('.').next().unwrap_or_default();
             out.push(Problem {
                 place: resource.place.clone(),
                 field: field(resource.kind, &resource.object),
                 code: Code::Refused,
-                message: format!("{message} `{}`: {}: {}", resource.name, problem.path, problem.reason),
+                message: format!("{message} `{}`: {problem}", resource.name),
                 hint: None,
             });
         }

@@ -1,0 +1,190 @@
+//! Why a call is refused, as a gRPC status with details and as an RFC 9457 problem. The only place that knows status codes.
+
+use std::collections::HashMap;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use cp_model::{Kind, Problem};
+use cp_pipeline::{Refused, StoreError};
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+use tonic_types::{BadRequest, ErrorDetail, ErrorInfo, FieldViolation, PreconditionFailure, PreconditionViolation, StatusExt};
+
+use crate::auth::Role;
+
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Unauthenticated(&'static str),
+    Denied { name: String, role: Role, needed: Role },
+    /// The request itself is wrong: its field, and why.
+    Request { field: String, reason: String },
+    NoNode(String),
+    Refused(Refused),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Failure::Refused(refused)
+    }
+}
+
+/// More problems than anyone reads are not sent.
+const MAX_PROBLEMS: usize = 100;
+/// Status details travel in headers, which clients limit.
+const MAX_DETAIL_BYTES: usize = 6 << 10;
+const DOMAIN: &str = "weir";
+
+impl Failure {
+    pub(crate) fn request(field: &str, reason: impl Into<String>) -> Self {
+        Failure::Request { field: field.to_owned(), reason: reason.into() }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Failure::Unauthenticated(_) => Code::Unauthenticated,
+            Failure::Denied { .. } => Code::PermissionDenied,
+            Failure::Request { .. } => Code::InvalidArgument,
+            Failure::NoNode(_) => Code::NotFound,
+            Failure::Refused(refused) => match refused {
+                Refused::Invalid(_) => Code::InvalidArgument,
+                Refused::Stale { .. } | Refused::Store(StoreError::Conflict { .. }) => Code::Aborted,
+                Refused::NoObject(..) | Refused::NoRevision(_) => Code::NotFound,
+                Refused::Referenced(_) => Code::FailedPrecondition,
+                Refused::Unreadable { .. } => Code::DataLoss,
+                Refused::Store(_) => Code::Internal,
+            },
+        }
+    }
+
+    fn http(&self) -> StatusCode {
+        match self.code() {
+            Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Code::PermissionDenied => StatusCode::FORBIDDEN,
+            Code::InvalidArgument => StatusCode::BAD_REQUEST,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::Aborted => StatusCode::PRECONDITION_FAILED,
+            Code::FailedPrecondition => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Failure::Unauthenticated(why) => (*why).to_owned(),
+            Failure::Denied { name, role, needed } => format!("`{name}` is {role}; this needs {needed}"),
+            Failure::Request { field, reason } => format!("{field}: {reason}"),
+            Failure::NoNode(id) => format!("node `{id}` is not known"),
+            Failure::Refused(Refused::Invalid(problems)) => {
+                let first = problems.first().map(|p| format!("{}: {}", p.place, p.message)).unwrap_or_default();
+                match problems.len() {
+                    0 | 1 => first,
+                    n => format!("{first} (and {} more problems)", n - 1),
+                }
+            }
+            Failure::Refused(other) => other.to_string(),
+        }
+    }
+
+    fn problems(&self) -> &[Problem] {
+        match self {
+            Failure::Refused(Refused::Invalid(problems)) => &problems[..problems.len().min(MAX_PROBLEMS)],
+            _ => &[],
+        }
+    }
+
+    fn details(&self) -> Vec<ErrorDetail> {
+        match self {
+            Failure::Request { field, reason } => vec![BadRequest::with_violation(field, reason).into()],
+            Failure::Refused(Refused::Stale { etag }) => {
+                let metadata = HashMap::from([("etag".to_owned(), etag.clone())]);
+                vec![ErrorInfo::new("ETAG_MISMATCH", DOMAIN, metadata).into()]
+            }
+            Failure::Refused(Refused::Referenced(by)) => {
+                let violation = |(kind, name): &(Kind, String)| {
+                    PreconditionViolation::new("REFERENCED", format!("{kind}/{name}"), "it refers to what is to be removed")
+                };
+                vec![PreconditionFailure::new(by.iter().map(violation).collect::<Vec<_>>()).into()]
+            }
+            _ => self.problem_details(),
+        }
+    }
+
+    fn problem_details(&self) -> Vec<ErrorDetail> {
+        let mut room = MAX_DETAIL_BYTES;
+        let mut shown: Vec<&Problem> = Vec::new();
+        for problem in self.problems() {
+            let size = 2 * (problem.message.len() + problem.field.len()) + problem.hint.as_ref().map_or(0, String::len) + 120;
+            if size > room && !shown.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(size);
+            shown.push(problem);
+        }
+        if shown.is_empty() {
+            return Vec::new();
+        }
+        let violations: Vec<_> = shown.iter().map(|p| FieldViolation::new(&p.field, &p.message)).collect();
+        let mut details: Vec<ErrorDetail> = vec![BadRequest::new(violations).into()];
+        let left_out = self.problems().len() - shown.len();
+        for problem in shown {
+            let mut metadata = HashMap::new();
+            let mut put = |key: &str, value: String| {
+                if !value.is_empty() && value != "0" {
+                    metadata.insert(key.to_owned(), value);
+                }
+            };
+            put("file", problem.place.file.clone());
+            put("line", problem.place.line.to_string());
+            put("column", problem.place.column.to_string());
+            put("field", problem.field.clone());
+            put("message", problem.message.clone());
+            put("hint", problem.hint.clone().unwrap_or_default());
+            details.push(ErrorInfo::new(problem.code.number(), DOMAIN, metadata).into());
+        }
+        if left_out > 0 {
+            let metadata = HashMap::from([("count".to_owned(), left_out.to_string())]);
+            details.push(ErrorInfo::new("MORE_PROBLEMS", DOMAIN, metadata).into());
+        }
+        details
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self.details() {
+            details if details.is_empty() => Status::new(self.code(), self.message()),
+            details => Status::with_error_details_vec(self.code(), self.message(), details),
+        }
+    }
+
+    fn problem_json(&self) -> Value {
+        let problem = |p: &Problem| {
+            json!({
+                "file": p.place.file, "line": p.place.line, "column": p.place.column, "field": p.field,
+                "code": p.code.number(), "message": p.message, "hint": p.hint,
+            })
+        };
+        let status = self.http();
+        let mut body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": self.message(),
+            "code": format!("{:?}", self.code()),
+        });
+        if !self.problems().is_empty() {
+            body["problems"] = self.problems().iter().map(problem).collect();
+        }
+        body
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = (self.http(), self.problem_json().to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert("content-type", axum::http::HeaderValue::from_static("application/problem+json"));
+        if matches!(self, Failure::Unauthenticated(_)) {
+            headers.insert("www-authenticate", axum::http::HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

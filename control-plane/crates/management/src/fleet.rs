@@ -1,0 +1,137 @@
+//! FleetService, whatever the wire: the nodes, and what became of their configuration.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cp_fleet::{Class, ConfigStatus, Fleet, KindStatus, NodeStatus};
+use cp_pipeline::{Publisher, ResourceKind, Version};
+use proto::json::Secrets;
+use proto::weir::management::v1 as pb;
+
+use crate::failure::Failure;
+
+#[derive(Clone)]
+pub struct FleetCore {
+    pub(crate) fleet: Arc<Fleet>,
+    publisher: Publisher,
+}
+
+impl FleetCore {
+    pub fn new(fleet: Arc<Fleet>, publisher: Publisher) -> Self {
+        FleetCore { fleet, publisher }
+    }
+
+    pub(crate) fn list(&self, group: &str) -> Vec<pb::Node> {
+        let mut nodes: Vec<pb::Node> = self.fleet.nodes().iter().map(|n| self.node(n)).collect();
+        nodes.retain(|n| group.is_empty() || n.group == group);
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        nodes
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Result<pb::Node, Failure> {
+        let status = self.fleet.node(id).ok_or_else(|| Failure::NoNode(id.to_owned()))?;
+        Ok(self.node(&status))
+    }
+
+    /// What there is for a node, as far as it asked for it.
+    pub(crate) fn config(&self, r: &pb::GetNodeConfigRequest) -> Result<pb::GetNodeConfigResponse, Failure> {
+        let status = self.fleet.node(&r.id).ok_or_else(|| Failure::NoNode(r.id.clone()))?;
+        let mut resources = Vec::new();
+        if let Some(snapshot) = self.publisher.latest(&status.group, status.info.class) {
+            for (kind, kind_status) in &status.kinds {
+                if !r.type_url.is_empty() && kind.type_url() != r.type_url {
+                    continue;
+                }
+                for resource in snapshot.sets[*kind].iter() {
+                    let refusal = kind_status.refusal.as_ref().filter(|f| f.names.iter().any(|n| **n == *resource.name));
+                    let json = proto::json::to_value(&resource.any, Secrets::Redacted);
+                    resources.push(pb::NodeResource {
+                        type_url: kind.type_url().to_owned(),
+                        name: resource.name.to_string(),
+                        version: resource.version.to_string(),
+                        status: if refusal.is_some() { pb::SyncStatus::Error } else { sync(kind_status) }.into(),
+                        json: json.map(|v| v.to_string()).unwrap_or_default(),
+                        error: refusal.map(|f| f.message.clone()).unwrap_or_default(),
+                    });
+                }
+            }
+        }
+        Ok(pb::GetNodeConfigResponse { node: Some(self.node(&status)), resources })
+    }
+
+    fn node(&self, status: &NodeStatus) -> pb::Node {
+        let info = &status.info;
+        let snapshot = self.publisher.latest(&status.group, info.class);
+        let types = status.kinds.iter().map(|(kind, kind_status)| {
+            let there = snapshot.as_ref().map(|s| s.sets[*kind].len()).unwrap_or_default();
+            type_status(*kind, kind_status, snapshot.as_ref().map_or(0, |s| s.revision), there)
+        });
+        let mut types: Vec<pb::TypeStatus> = types.collect();
+        types.sort_by(|a, b| a.type_url.cmp(&b.type_url));
+        let version = if info.version.is_empty() { String::new() } else { format!("/{}", info.version) };
+        pb::Node {
+            id: info.id.clone(),
+            cluster: info.cluster.clone(),
+            labels: labels(status),
+            client_class: match info.class {
+                Class::Weir => pb::ClientClass::Weir,
+                Class::Envoy => pb::ClientClass::Envoy,
+                Class::Grpc => pb::ClientClass::Grpc,
+            }
+            .into(),
+            user_agent: format!("{}{version}", info.user_agent),
+            group: status.group.clone(),
+            connected: status.streams > 0,
+            connect_time: status.connected_since.map(Into::into),
+            disconnect_time: status.disconnected_at.filter(|_| status.streams == 0).map(Into::into),
+            types,
+            revision: status.revision.unwrap_or(0),
+        }
+    }
+}
+
+fn labels(status: &NodeStatus) -> BTreeMap<String, String> {
+    let info = &status.info;
+    let mut labels: BTreeMap<String, String> =
+        info.metadata.fields.keys().filter_map(|key| Some((key.clone(), info.label(key)?.to_owned()))).collect();
+    let place = &info.locality;
+    for (key, value) in [("region", &place.region), ("zone", &place.zone), ("sub_zone", &place.sub_zone)] {
+        if !value.is_empty() {
+            labels.insert(key.to_owned(), value.clone());
+        }
+    }
+    labels
+}
+
+fn type_status(kind: ResourceKind, status: &KindStatus, revision: u64, resources: usize) -> pb::TypeStatus {
+    let age = status.acked_at.and_then(|at| SystemTime::now().duration_since(at).ok());
+    let text = |version: Option<Version>| version.map(|v| v.to_string()).unwrap_or_default();
+    pb::TypeStatus {
+        type_url: kind.type_url().to_owned(),
+        status: sync(status).into(),
+        version_sent: text(status.sent),
+        version_acked: text(status.acked),
+        revision,
+        last_ack_time: status.acked_at.map(Into::into),
+        last_ack_age: age.and_then(|age| age.try_into().ok()),
+        error: status.refusal.as_ref().map(|r| r.message.clone()).unwrap_or_default(),
+        resources: u32::try_from(resources).unwrap_or(u32::MAX),
+    }
+}
+
+fn sync(status: &KindStatus) -> pb::SyncStatus {
+    match status.status() {
+        ConfigStatus::NotSent => pb::SyncStatus::NotSent,
+        ConfigStatus::Synced => pb::SyncStatus::Synced,
+        ConfigStatus::Stale => pb::SyncStatus::Stale,
+        ConfigStatus::Error => pb::SyncStatus::Error,
+    }
+}
+
+/// A node without what changes by itself, to see whether anything happened.
+pub(crate) fn without_age(node: &pb::Node) -> pb::Node {
+    let mut node = node.clone();
+    node.types.iter_mut().for_each(|t| t.last_ack_age = None);
+    node
+}

@@ -1,0 +1,86 @@
+//! weir.management.v1.FleetService over gRPC.
+
+use std::collections::BTreeMap;
+
+use proto::weir::management::v1 as pb;
+use proto::weir::management::v1::fleet_service_server::FleetService;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{Common, WatchStream, caller, stopped, watch_channel};
+use crate::auth::Role;
+use crate::fleet::{FleetCore, without_age};
+
+pub(crate) struct Fleet {
+    pub(crate) core: FleetCore,
+    pub(crate) common: Common,
+}
+
+#[async_trait]
+impl FleetService for Fleet {
+    async fn list_nodes(
+        &self,
+        request: Request<pb::ListNodesRequest>,
+    ) -> Result<Response<pb::ListNodesResponse>, Status> {
+        caller(&self.common.access, &request, Role::Viewer)?;
+        Ok(Response::new(pb::ListNodesResponse { nodes: self.core.list(&request.get_ref().group) }))
+    }
+
+    async fn get_node(&self, request: Request<pb::GetNodeRequest>) -> Result<Response<pb::GetNodeResponse>, Status> {
+        caller(&self.common.access, &request, Role::Viewer)?;
+        let node = self.core.get(&request.get_ref().id).map_err(|f| f.status())?;
+        Ok(Response::new(pb::GetNodeResponse { node: Some(node) }))
+    }
+
+    type WatchNodesStream = WatchStream<pb::WatchNodesResponse>;
+
+    async fn watch_nodes(
+        &self,
+        request: Request<pb::WatchNodesRequest>,
+    ) -> Result<Response<Self::WatchNodesStream>, Status> {
+        caller(&self.common.access, &request, Role::Viewer)?;
+        let group = request.into_inner().group;
+        let (sender, stream) = watch_channel();
+        let (core, stop) = (self.core.clone(), self.common.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stopped(stop) => (),
+                () = follow(&core, &group, &sender) => (),
+                () = sender.closed() => (),
+            }
+        });
+        Ok(Response::new(stream))
+    }
+
+    async fn get_node_config(
+        &self,
+        request: Request<pb::GetNodeConfigRequest>,
+    ) -> Result<Response<pb::GetNodeConfigResponse>, Status> {
+        caller(&self.common.access, &request, Role::Viewer)?;
+        self.core.config(request.get_ref()).map(Response::new).map_err(|f| f.status())
+    }
+}
+
+async fn follow(
+    core: &FleetCore,
+    group: &str,
+    sender: &tokio::sync::mpsc::Sender<Result<pb::WatchNodesResponse, Status>>,
+) {
+    let mut changes = core.fleet.watch();
+    let mut known: BTreeMap<String, pb::Node> = BTreeMap::new();
+    loop {
+        changes.borrow_and_update();
+        for node in core.list(group) {
+            let bare = without_age(&node);
+            if known.get(&node.id) == Some(&bare) {
+                continue;
+            }
+            known.insert(node.id.clone(), bare);
+            if sender.send(Ok(pb::WatchNodesResponse { node: Some(node) })).await.is_err() {
+                return;
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}

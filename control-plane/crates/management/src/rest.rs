@@ -1,0 +1,237 @@
+//! The same services over REST/JSON: the JSON is the canonical form of the API's messages.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use cp_model::Kind;
+use prost::Name;
+use proto::weir::management::v1 as pb;
+use serde_json::{Map, Value, json};
+
+use crate::auth::{Access, Caller, Role};
+use crate::config::ConfigCore;
+use crate::convert::kind_to_pb;
+use crate::failure::Failure;
+use crate::fleet::FleetCore;
+
+#[derive(Clone)]
+pub(crate) struct Rest {
+    pub(crate) config: ConfigCore,
+    pub(crate) fleet: FleetCore,
+    pub(crate) access: Arc<Access>,
+}
+
+/// Sources, attachments and their JSON quoting.
+const MAX_BODY: usize = 40 << 20;
+
+pub(crate) fn router(rest: Rest) -> Router {
+    Router::new()
+        .route("/v1/config/apply", post(apply))
+        .route("/v1/config/diff", post(diff))
+        .route("/v1/config/export", get(export))
+        .route("/v1/revisions", get(revisions))
+        .route("/v1/revisions/{id}", get(revision))
+        .route("/v1/revisions/{id}/rollback", post(rollback))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{id}", get(node))
+        .route("/v1/nodes/{id}/config", get(node_config))
+        .route("/v1/{section}", get(list))
+        .route("/v1/{section}/{*name}", get(object).delete(delete))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(rest)
+}
+
+type Answer = Result<Response, Failure>;
+type Parameters = Query<std::collections::BTreeMap<String, String>>;
+
+impl Rest {
+    fn caller(&self, headers: &HeaderMap, needed: Role) -> Result<Caller, Failure> {
+        self.access.caller(headers.get("authorization").and_then(|v| v.to_str().ok()), needed)
+    }
+}
+
+/// A message as JSON, with the revision's etag as ETag where there is one.
+fn reply<M: Name>(message: &M, revision: Option<&pb::Revision>) -> Answer {
+    let value = proto::json::message_to_value(message).map_err(|e| Failure::request("response", e.to_string()))?;
+    let mut response = value.to_string().into_response();
+    let headers = response.headers_mut();
+    headers.insert("content-type", axum::http::HeaderValue::from_static("application/json"));
+    if let Some(etag) = revision.and_then(|r| format!("\"{}\"", r.etag).parse().ok()) {
+        headers.insert("etag", etag);
+    }
+    Ok(response)
+}
+
+fn read<M: Name + Default>(body: &Bytes) -> Result<M, Failure> {
+    let value: Value = match body.is_empty() {
+        true => Value::Object(Map::new()),
+        false => serde_json::from_slice(body).map_err(|e| Failure::request("body", format!("is not JSON: {e}")))?,
+    };
+    proto::json::from_value(&value).map_err(|e| Failure::request("body", e.to_string()))
+}
+
+/// `If-Match` stands for the etag of the message. `*` matches anything.
+fn if_match(headers: &HeaderMap, etag: &mut String) {
+    let header = headers.get("if-match").and_then(|v| v.to_str().ok()).map(|v| v.trim_matches('"'));
+    if let Some(value) = header.filter(|v| *v != "*") {
+        value.clone_into(etag);
+    }
+}
+
+fn number<T: std::str::FromStr + Default>(parameters: &Parameters, key: &str) -> Result<T, Failure> {
+    match parameters.get(key) {
+        None => Ok(T::default()),
+        Some(text) => text.parse().map_err(|_| Failure::request(key, "is not a number")),
+    }
+}
+
+fn text(parameters: &Parameters, key: &str) -> String {
+    parameters.get(key).cloned().unwrap_or_default()
+}
+
+/// The section of the path; singular and plural both work.
+fn section(word: &str) -> Result<Kind, Failure> {
+    Kind::named(word).ok_or_else(|| {
+        let sections = Kind::ALL.map(Kind::section).join(", ");
+        Failure::request("path", format!("`{word}` is not one of {sections}, revisions, nodes"))
+    })
+}
+
+async fn apply(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
+    let caller = rest.caller(&headers, Role::Editor)?;
+    let mut request: pb::ApplyRequest = read(&body)?;
+    if_match(&headers, &mut request.etag);
+    let response = rest.config.apply(&caller, request).await?;
+    reply(&response, response.revision.as_ref())
+}
+
+async fn diff(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
+    rest.caller(&headers, Role::Viewer)?;
+    let response = rest.config.diff(read(&body)?).await?;
+    reply(&response, None)
+}
+
+async fn export(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
+    use pb::export_request::Format;
+    let caller = rest.caller(&headers, Role::Viewer)?;
+    let (format, content_type) = match parameters.get("format").map(String::as_str) {
+        None | Some("weir") => (Format::Unspecified, "application/yaml"),
+        Some("envoy-yaml") => (Format::EnvoyYaml, "application/yaml"),
+        Some("envoy-json") => (Format::EnvoyJson, "application/json"),
+        Some(other) => return Err(Failure::request("format", format!("`{other}` is not weir, envoy-yaml or envoy-json"))),
+    };
+    let request = pb::ExportRequest { revision: number(&parameters, "revision")?, format: format.into() };
+    let response = rest.config.export(&caller, request).await?;
+    Ok(([("content-type", content_type)], response.text).into_response())
+}
+
+async fn revisions(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
+    rest.caller(&headers, Role::Viewer)?;
+    let (page_size, page_token) = (number(&parameters, "page_size")?, text(&parameters, "page_token"));
+    reply(&rest.config.list_revisions(pb::ListRevisionsRequest { page_size, page_token }).await?, None)
+}
+
+async fn revision(State(rest): State<Rest>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    let caller = rest.caller(&headers, Role::Viewer)?;
+    let id = revision_id(&id)?;
+    let response = rest.config.get_revision(&caller, pb::GetRevisionRequest { id }).await?;
+    reply(&response, response.revision.as_ref())
+}
+
+fn revision_id(text: &str) -> Result<u64, Failure> {
+    match text {
+        "head" => Ok(0),
+        _ => text.parse().map_err(|_| Failure::request("path", "a revision is a number or `head`")),
+    }
+}
+
+async fn rollback(State(rest): State<Rest>, headers: HeaderMap, Path(id): Path<String>, body: Bytes) -> Answer {
+    let caller = rest.caller(&headers, Role::Editor)?;
+    let mut request: pb::RollbackRequest = read(&body)?;
+    request.id = revision_id(&id)?;
+    if_match(&headers, &mut request.etag);
+    let response = rest.config.rollback(&caller, request).await?;
+    reply(&response, response.revision.as_ref())
+}
+
+async fn nodes(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
+    rest.caller(&headers, Role::Viewer)?;
+    reply(&pb::ListNodesResponse { nodes: rest.fleet.list(&text(&parameters, "group")) }, None)
+}
+
+async fn node(State(rest): State<Rest>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
+    rest.caller(&headers, Role::Viewer)?;
+    reply(&pb::GetNodeResponse { node: Some(rest.fleet.get(&id)?) }, None)
+}
+
+async fn node_config(
+    State(rest): State<Rest>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    parameters: Parameters,
+) -> Answer {
+    rest.caller(&headers, Role::Viewer)?;
+    let type_url = text(&parameters, "type_url");
+    reply(&rest.fleet.config(&pb::GetNodeConfigRequest { id, type_url })?, None)
+}
+
+async fn list(
+    State(rest): State<Rest>,
+    headers: HeaderMap,
+    Path(word): Path<String>,
+    parameters: Parameters,
+) -> Answer {
+    let caller = rest.caller(&headers, Role::Viewer)?;
+    let request = pb::ListRequest {
+        kind: kind_to_pb(section(&word)?).into(),
+        revision: number(&parameters, "revision")?,
+        page_size: number(&parameters, "page_size")?,
+        page_token: text(&parameters, "page_token"),
+    };
+    let response = rest.config.list(&caller, request).await?;
+    reply(&response, response.revision.as_ref())
+}
+
+async fn object(
+    State(rest): State<Rest>,
+    headers: HeaderMap,
+    Path((word, name)): Path<(String, String)>,
+    parameters: Parameters,
+) -> Answer {
+    let caller = rest.caller(&headers, Role::Viewer)?;
+    let revision = number(&parameters, "revision")?;
+    let request = pb::GetRequest { kind: kind_to_pb(section(&word)?).into(), name, revision };
+    let response = rest.config.get(&caller, request).await?;
+    reply(&response, response.revision.as_ref())
+}
+
+async fn delete(
+    State(rest): State<Rest>,
+    headers: HeaderMap,
+    Path((word, name)): Path<(String, String)>,
+    parameters: Parameters,
+) -> Answer {
+    let caller = rest.caller(&headers, Role::Editor)?;
+    let kind = kind_to_pb(section(&word)?).into();
+    let mut request = pb::DeleteRequest {
+        objects: vec![pb::ObjectName { kind, name }],
+        message: text(&parameters, "message"),
+        validate_only: parameters.get("validate_only").is_some_and(|v| v == "true"),
+        ..Default::default()
+    };
+    if_match(&headers, &mut request.etag);
+    let response = rest.config.delete(&caller, request).await?;
+    reply(&response, response.revision.as_ref())
+}
+
+/// What a path that is none of ours gets.
+pub(crate) async fn no_such_path() -> Response {
+    let body = json!({ "type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such path; see /v1/..." });
+    (axum::http::StatusCode::NOT_FOUND, [("content-type", "application/problem+json")], body.to_string()).into_response()
+}

@@ -1,0 +1,83 @@
+//! Serving the API on one socket: gRPC and REST side by side, with or without TLS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::weir::management::v1::config_service_server::ConfigServiceServer;
+use proto::weir::management::v1::fleet_service_server::FleetServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+
+use crate::auth::Access;
+use crate::config::ConfigCore;
+use crate::fleet::FleetCore;
+use crate::grpc::{self, Common};
+use crate::rest::{self, Rest};
+
+/// PEM texts.
+#[derive(Clone)]
+pub struct Tls {
+    pub certificate: String,
+    pub key: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot serve the management api: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("cannot serve reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Sources, attachments and room around them.
+const MAX_MESSAGE: usize = 40 << 20;
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+pub struct Management {
+    pub config: ConfigCore,
+    pub fleet: FleetCore,
+    pub access: Access,
+}
+
+impl Management {
+    /// Serves until `stop` says so; watches end then, and other calls are finished first.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        tls: Option<Tls>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), ServeError> {
+        let routes = self.routes(stop.clone()).await?;
+        let mut builder = Server::builder().accept_http1(true).http2_keepalive_interval(Some(KEEPALIVE));
+        if let Some(tls) = tls {
+            builder = builder.tls_config(ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate, tls.key)))?;
+        }
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        builder.add_routes(routes).serve_with_incoming_shutdown(incoming, grpc::stopped(stop)).await?;
+        Ok(())
+    }
+
+    async fn routes(self, stop: watch::Receiver<bool>) -> Result<Routes, ServeError> {
+        let access = Arc::new(self.access);
+        let common = Common { access: Arc::clone(&access), stop };
+        let config = grpc::config::Config { core: self.config.clone(), common: common.clone() };
+        let fleet = grpc::fleet::Fleet { core: self.fleet.clone(), common };
+        let config = ConfigServiceServer::new(config).max_decoding_message_size(MAX_MESSAGE);
+        let fleet = FleetServiceServer::new(fleet);
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter.set_serving::<ConfigServiceServer<grpc::config::Config>>().await;
+        reporter.set_serving::<FleetServiceServer<grpc::fleet::Fleet>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::WEIR_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let rpc = Routes::new(config).add_service(fleet).add_service(health).add_service(reflection);
+        let rest = rest::router(Rest { config: self.config, fleet: self.fleet, access });
+        // A gRPC call to an unknown service gets tonic's answer; all else that is unknown gets a problem.
+        let both = rpc.prepare().into_axum_router().merge(rest).fallback(rest::no_such_path);
+        Ok(Routes::from(both))
+    }
+}
