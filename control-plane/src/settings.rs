@@ -86,7 +86,12 @@ pub struct Settings {
 pub enum Access {
     /// Nobody is asked for anything; both addresses are loopback.
     InsecureLoopback,
-    Guarded { tls_cert: PathBuf, tls_key: PathBuf, node_ca: PathBuf, token_file: PathBuf },
+    Guarded {
+        tls_cert: PathBuf,
+        tls_key: PathBuf,
+        node_ca: PathBuf,
+        token_file: PathBuf,
+    },
 }
 
 impl Given {
@@ -118,14 +123,22 @@ impl Given {
         let management_address = self.management_address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 18001)));
         let usage = |text: &str| Err(SettingsError::Usage(text.to_owned()));
         let secured = [&self.tls_cert, &self.tls_key, &self.node_ca, &self.token_file].iter().any(|f| f.is_some());
-        let access = match (self.insecure_loopback.unwrap_or(false), self.tls_cert, self.tls_key, self.node_ca, self.token_file) {
+        let access = match (
+            self.insecure_loopback.unwrap_or(false),
+            self.tls_cert,
+            self.tls_key,
+            self.node_ca,
+            self.token_file,
+        ) {
             (true, ..) if secured => {
                 return usage("--insecure-loopback contradicts --tls-cert, --tls-key, --node-ca and --token-file");
             }
             (true, ..) => {
                 for address in [xds_address, management_address] {
                     if !address.ip().is_loopback() {
-                        return usage(&format!("--insecure-loopback is for loopback addresses only, and {address} is none"));
+                        return usage(&format!(
+                            "--insecure-loopback is for loopback addresses only, and {address} is none"
+                        ));
                     }
                 }
                 Access::InsecureLoopback

@@ -91,12 +91,11 @@ impl Access {
         let secret = authorization.and_then(bearer).ok_or(Failure::Unauthenticated("a bearer token is needed"))?;
         let hash = digest(&SHA256, secret.as_bytes());
         // Every token is compared, and each in constant time, so that timing tells nothing.
-        let found = tokens.iter().fold(None, |found, token| {
-            match verify_slices_are_equal(&token.hash, hash.as_ref()) {
+        let found =
+            tokens.iter().fold(None, |found, token| match verify_slices_are_equal(&token.hash, hash.as_ref()) {
                 Ok(()) => Some(token),
                 Err(_) => found,
-            }
-        });
+            });
         let token = found.ok_or(Failure::Unauthenticated("the token is not known"))?;
         if token.role < needed {
             return Err(Failure::Denied { name: token.name.clone(), role: token.role, needed });
@@ -130,7 +129,8 @@ mod tests {
 
     fn access() -> Access {
         let line = |name, role, secret| format!("{name} {role} {}\n", hash_token(secret));
-        Access::from_file(&format!("# people\n\n{}{}", line("ann", "editor", "s1"), line("bob", "viewer", "s2"))).expect("right")
+        Access::from_file(&format!("# people\n\n{}{}", line("ann", "editor", "s1"), line("bob", "viewer", "s2")))
+            .expect("right")
     }
 
     #[test]

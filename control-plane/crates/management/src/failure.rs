@@ -8,16 +8,25 @@ use cp_model::{Kind, Problem};
 use cp_pipeline::{Refused, StoreError};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
-use tonic_types::{BadRequest, ErrorDetail, ErrorInfo, FieldViolation, PreconditionFailure, PreconditionViolation, StatusExt};
+use tonic_types::{
+    BadRequest, ErrorDetail, ErrorInfo, FieldViolation, PreconditionFailure, PreconditionViolation, StatusExt,
+};
 
 use crate::auth::Role;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
     Unauthenticated(&'static str),
-    Denied { name: String, role: Role, needed: Role },
+    Denied {
+        name: String,
+        role: Role,
+        needed: Role,
+    },
     /// The request itself is wrong: its field, and why.
-    Request { field: String, reason: String },
+    Request {
+        field: String,
+        reason: String,
+    },
     NoNode(String),
     Refused(Refused),
 }
@@ -101,7 +110,11 @@ impl Failure {
             }
             Failure::Refused(Refused::Referenced(by)) => {
                 let violation = |(kind, name): &(Kind, String)| {
-                    PreconditionViolation::new("REFERENCED", format!("{kind}/{name}"), "it refers to what is to be removed")
+                    PreconditionViolation::new(
+                        "REFERENCED",
+                        format!("{kind}/{name}"),
+                        "it refers to what is to be removed",
+                    )
                 };
                 vec![PreconditionFailure::new(by.iter().map(violation).collect::<Vec<_>>()).into()]
             }
@@ -113,7 +126,8 @@ impl Failure {
         let mut room = MAX_DETAIL_BYTES;
         let mut shown: Vec<&Problem> = Vec::new();
         for problem in self.problems() {
-            let size = 2 * (problem.message.len() + problem.field.len()) + problem.hint.as_ref().map_or(0, String::len) + 120;
+            let size =
+                2 * (problem.message.len() + problem.field.len()) + problem.hint.as_ref().map_or(0, String::len) + 120;
             if size > room && !shown.is_empty() {
                 break;
             }

@@ -44,7 +44,8 @@ impl FleetCore {
                     continue;
                 }
                 for resource in snapshot.sets[*kind].iter() {
-                    let refusal = kind_status.refusal.as_ref().filter(|f| f.names.iter().any(|n| **n == *resource.name));
+                    let refusal =
+                        kind_status.refusal.as_ref().filter(|f| f.names.iter().any(|n| **n == *resource.name));
                     let json = proto::json::to_value(&resource.any, Secrets::Redacted);
                     resources.push(pb::NodeResource {
                         type_url: kind.type_url().to_owned(),

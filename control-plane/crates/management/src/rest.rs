@@ -124,7 +124,9 @@ async fn export(State(rest): State<Rest>, headers: HeaderMap, parameters: Parame
         None | Some("weir") => (Format::Unspecified, "application/yaml"),
         Some("envoy-yaml") => (Format::EnvoyYaml, "application/yaml"),
         Some("envoy-json") => (Format::EnvoyJson, "application/json"),
-        Some(other) => return Err(Failure::request("format", format!("`{other}` is not weir, envoy-yaml or envoy-json"))),
+        Some(other) => {
+            return Err(Failure::request("format", format!("`{other}` is not weir, envoy-yaml or envoy-json")));
+        }
     };
     let request = pb::ExportRequest { revision: number(&parameters, "revision")?, format: format.into() };
     let response = rest.config.export(&caller, request).await?;
@@ -232,6 +234,8 @@ async fn delete(
 
 /// What a path that is none of ours gets.
 pub(crate) async fn no_such_path() -> Response {
-    let body = json!({ "type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such path; see /v1/..." });
-    (axum::http::StatusCode::NOT_FOUND, [("content-type", "application/problem+json")], body.to_string()).into_response()
+    let body =
+        json!({ "type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such path; see /v1/..." });
+    (axum::http::StatusCode::NOT_FOUND, [("content-type", "application/problem+json")], body.to_string())
+        .into_response()
 }

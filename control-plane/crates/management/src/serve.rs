@@ -53,7 +53,8 @@ impl Management {
         let routes = self.routes(stop.clone()).await?;
         let mut builder = Server::builder().accept_http1(true).http2_keepalive_interval(Some(KEEPALIVE));
         if let Some(tls) = tls {
-            builder = builder.tls_config(ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate, tls.key)))?;
+            builder =
+                builder.tls_config(ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate, tls.key)))?;
         }
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         builder.add_routes(routes).serve_with_incoming_shutdown(incoming, grpc::stopped(stop)).await?;

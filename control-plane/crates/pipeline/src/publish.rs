@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use cp_model::Kind;
-use cp_xds::{Class, Publisher, Res};
 use cp_store::Revision;
 use cp_translate::{Audience, Resource};
+use cp_xds::{Class, Publisher, Res};
 
 use crate::apply::{Compiled, Pipeline, Refused, compile, draft_of};
 

@@ -7,7 +7,7 @@ use cp_translate::{Audience, Resource, TranslateError};
 pub fn read_back(resources: &[Resource]) -> Vec<Problem> {
     let mut out = Vec::new();
     for resource in resources.iter().filter(|r| r.audience != Audience::Grpc) {
-        let Err(invalid) = shared_config::decode_resource(&resource.any) else { continue };
+        let Err(invalid) = shared_config::resource::decode_resource(&resource.any) else { continue };
         let message = resource.any.type_name().rsplit('.').next().unwrap_or_default();
         for problem in invalid.0 {
             out.push(Problem {

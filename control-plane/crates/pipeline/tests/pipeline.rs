@@ -77,7 +77,9 @@ async fn what_is_wrong_changes_nothing() {
 #[tokio::test]
 async fn what_the_proxys_decoder_refuses_is_refused_here_at_the_operators_line() {
     let bench = bench();
-    let text = format!("{BASE}envoy:\n  - '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n    name: raw\n    type: STATIC\n");
+    let text = format!(
+        "{BASE}envoy:\n  - '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n    name: raw\n    type: STATIC\n"
+    );
     match bench.refused(set(&text)).await {
         Refused::Invalid(problems) => {
             assert_eq!(problems[0].code.number(), "W0201", "{problems:?}");
@@ -107,7 +109,9 @@ async fn changes_without_etag_at_the_same_time_all_arrive() {
     let tasks: Vec<_> = (0..6)
         .map(|i| {
             let bench = Arc::clone(&bench);
-            tokio::spawn(async move { bench.ok(apply(&format!("{i}"), &format!("clusters: {{ c{i}: ['127.0.0.1:1'] }}"), false)).await })
+            tokio::spawn(async move {
+                bench.ok(apply(&format!("{i}"), &format!("clusters: {{ c{i}: ['127.0.0.1:1'] }}"), false)).await
+            })
         })
         .collect();
     for task in tasks {
@@ -163,7 +167,8 @@ async fn what_is_committed_is_published_to_every_group_and_class() {
     let following = tokio::spawn(cp_pipeline::follow(Arc::clone(&bench.pipeline), publisher.clone(), async move {
         let _ = stopped.await;
     }));
-    let count = |group: &str, class: Class, kind: ResourceKind| publisher.latest(group, class).map(|s| s.sets[kind].len());
+    let count =
+        |group: &str, class: Class, kind: ResourceKind| publisher.latest(group, class).map(|s| s.sets[kind].len());
     tokio::time::timeout(Duration::from_secs(10), async {
         while count("default", Class::Grpc, ResourceKind::Cluster).is_none() {
             tokio::task::yield_now().await;

@@ -1,0 +1,249 @@
+//! The control plane as a whole: started in this process, asked over gRPC and over REST.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use control_plane::settings::{Access, Settings};
+use control_plane::{Running, StartError, start};
+use proto::weir::management::v1 as pb;
+use proto::weir::management::v1::config_service_client::ConfigServiceClient;
+use proto::weir::management::v1::fleet_service_client::FleetServiceClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_types::StatusExt;
+
+const BASE: &str = "listeners:\n  web: \":8080\"\nroutes:\n  - to: app\nclusters:\n  app: [\"127.0.0.1:9000\"]\n";
+
+fn settings(folder: &Path) -> Settings {
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    Settings {
+        store: folder.join("weir.redb"),
+        xds_address: address,
+        management_address: address,
+        access: Access::InsecureLoopback,
+        groups: Default::default(),
+    }
+}
+
+struct Plane {
+    management: SocketAddr,
+    xds: SocketAddr,
+    stop: tokio::sync::oneshot::Sender<()>,
+    ended: tokio::task::JoinHandle<Result<(), String>>,
+}
+
+impl Plane {
+    async fn start(folder: &Path) -> Plane {
+        Self::of(start(settings(folder)).await.expect("starts"))
+    }
+    fn of(running: Running) -> Plane {
+        let (management, xds) = (running.management, running.xds);
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let ended = tokio::spawn(running.until(async { drop(stopped.await) }));
+        Plane { management, xds, stop, ended }
+    }
+    async fn config(&self) -> ConfigServiceClient<Channel> {
+        ConfigServiceClient::new(self.channel().await)
+    }
+    async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.management)).expect("an address");
+        endpoint.connect().await.expect("connects")
+    }
+    async fn stop(self) {
+        self.stop.send(()).expect("runs");
+        self.ended.await.expect("ends").expect("cleanly");
+    }
+    /// Status, head and body of one HTTP/1 exchange.
+    async fn http(&self, request: &str, body: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(self.management).await.expect("connects");
+        let length = body.len();
+        let text = format!("{request}host: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(text.as_bytes()).await.expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("reads");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+        (status, head.to_owned(), body.to_owned())
+    }
+}
+
+fn change(text: &str) -> Option<pb::ChangeSet> {
+    let sources = vec![pb::Source { file_name: "f.yaml".into(), text: text.into() }];
+    Some(pb::ChangeSet { sources, ..Default::default() })
+}
+
+fn apply(text: &str) -> pb::ApplyRequest {
+    pb::ApplyRequest { change: change(text), message: "why".into(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_configuration_is_applied_read_changed_and_rolled_back_over_grpc() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    let mut config = plane.config().await;
+    let applied = config.apply(apply(BASE)).await.expect("is right").into_inner();
+    let revision = applied.revision.expect("made");
+    assert_eq!((revision.id, revision.author.as_str(), revision.message.as_str()), (1, "anonymous", "why"));
+    assert_eq!(applied.changes.len(), 3);
+
+    let got = config.get(pb::GetRequest { kind: pb::Kind::Cluster.into(), name: "app".into(), revision: 0 }).await;
+    let object = got.expect("is there").into_inner().object.expect("given");
+    assert_eq!((object.json.as_str(), object.file.as_str(), object.line), ("[\"127.0.0.1:9000\"]", "f.yaml", 6));
+
+    let diff =
+        config.diff(pb::DiffRequest { change: change("clusters: { app: ['127.0.0.1:9001'] }"), ..Default::default() });
+    let changes = diff.await.expect("is right").into_inner().changes;
+    assert!(changes.len() == 1 && changes[0].diff.contains("9001"), "{changes:?}");
+
+    let mut second = apply("clusters: { app: ['127.0.0.1:9001'] }");
+    second.etag = revision.etag.clone();
+    config.apply(second.clone()).await.expect("in time");
+    let late = config.apply(second).await.expect_err("too late");
+    assert_eq!(late.code(), Code::Aborted);
+    assert_eq!(late.get_details_error_info().expect("given").reason, "ETAG_MISMATCH");
+
+    let back = config.rollback(pb::RollbackRequest { id: 1, ..Default::default() }).await.expect("works").into_inner();
+    assert_eq!(back.revision.expect("made").rollback_of, 1);
+    let list = config
+        .list_revisions(pb::ListRevisionsRequest { page_size: 2, ..Default::default() })
+        .await
+        .expect("works")
+        .into_inner();
+    assert_eq!(list.revisions.iter().map(|r| r.id).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!(list.next_page_token, "2");
+    let export = config.export(pb::ExportRequest::default()).await.expect("works").into_inner().text;
+    assert!(config.apply(apply(&export)).await.expect("its own export").into_inner().changes.is_empty(), "{export}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn problems_come_as_details_with_file_line_and_column() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    let mut config = plane.config().await;
+    let status = config.apply(apply("routes:\n  - to: ap\nclusters:\n  app: [\"x\"]\n")).await.expect_err("is wrong");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let details = status.get_error_details_vec();
+    let infos: Vec<_> = details
+        .iter()
+        .filter_map(|d| match d {
+            tonic_types::ErrorDetail::ErrorInfo(info) => Some(info),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(infos.len(), 2, "{status:?}");
+    let meta = |key: &str| infos[0].metadata.get(key).map(String::as_str);
+    assert_eq!(
+        (infos[0].reason.as_str(), meta("file"), meta("line"), meta("column")),
+        ("W0101", Some("f.yaml"), Some("2"), Some("9"))
+    );
+    assert_eq!(meta("hint"), Some("did you mean `app`?"));
+    assert_eq!(status.get_details_bad_request().expect("given").field_violations.len(), 2);
+
+    config.apply(apply(BASE)).await.expect("is right");
+    let object = pb::ObjectName { kind: pb::Kind::Cluster.into(), name: "app".into() };
+    let status =
+        config.delete(pb::DeleteRequest { objects: vec![object], ..Default::default() }).await.expect_err("is used");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(status.get_details_precondition_failure().expect("given").violations[0].subject, "route/routes[0]");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_tells_every_revision_and_ends_with_the_server() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    let mut config = plane.config().await;
+    config.apply(apply(BASE)).await.expect("is right");
+    let mut watch = config.watch_revisions(pb::WatchRevisionsRequest { after: 0 }).await.expect("opens").into_inner();
+    let id = |r: Option<pb::WatchRevisionsResponse>| r.and_then(|r| r.revision).map(|r| r.id);
+    assert_eq!(id(watch.message().await.expect("open")), Some(1));
+    for port in 1..4 {
+        config.apply(apply(&format!("clusters: {{ app: ['127.0.0.1:{port}'] }}"))).await.expect("is right");
+    }
+    for expected in 2..5 {
+        assert_eq!(id(watch.message().await.expect("open")), Some(expected));
+    }
+    let mut again = config.watch_revisions(pb::WatchRevisionsRequest { after: 2 }).await.expect("opens").into_inner();
+    assert_eq!(id(again.message().await.expect("open")), Some(3));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_over_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    let body = serde_json::json!({ "change": { "sources": [{ "file_name": "f.yaml", "text": BASE }] } }).to_string();
+    let (status, head, answer) = plane.http("POST /v1/config/apply HTTP/1.1\r\n", &body).await;
+    assert_eq!(status, 200, "{answer}");
+    let etag = head.lines().find_map(|l| l.strip_prefix("etag: ")).expect("an etag").to_owned();
+    let (status, _, answer) = plane.http("GET /v1/clusters/app HTTP/1.1\r\n", "").await;
+    assert!(status == 200 && answer.contains("127.0.0.1:9000"), "{answer}");
+    let other = body.replace("9000", "9001");
+    let guarded = format!("POST /v1/config/apply HTTP/1.1\r\nif-match: {etag}\r\n");
+    assert_eq!(plane.http(&guarded, &other).await.0, 200);
+    assert_eq!(plane.http(&guarded, &body).await.0, 412);
+    let wrong = body.replace("to: app", "to: ap");
+    let (status, head, answer) = plane.http("POST /v1/config/apply HTTP/1.1\r\n", &wrong).await;
+    assert!(status == 400 && head.contains("application/problem+json"), "{head}");
+    let problem: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(problem["problems"][0]["line"], 4, "{problem}");
+    for (request, expected) in [
+        ("GET /v1/revisions/1 HTTP/1.1\r\n", 200),
+        ("GET /v1/revisions/99 HTTP/1.1\r\n", 404),
+        ("GET /v1/nodes HTTP/1.1\r\n", 200),
+        ("GET /v1/nodes/x HTTP/1.1\r\n", 404),
+        ("GET /v1/config/export?format=envoy-yaml HTTP/1.1\r\n", 200),
+        ("GET /v1/zebras HTTP/1.1\r\n", 400),
+        ("DELETE /v1/clusters/app HTTP/1.1\r\n", 409),
+        ("POST /v1/revisions/1/rollback HTTP/1.1\r\n", 200),
+        ("GET /nothing HTTP/1.1\r\n", 404),
+        ("GET /healthz HTTP/1.1\r\n", 200),
+    ] {
+        let (status, _, answer) = plane.http(request, "").await;
+        assert_eq!(status, expected, "{request}: {answer}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn revisions_are_there_after_a_restart_and_the_port_is_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    plane.config().await.apply(apply(BASE)).await.expect("is right");
+    plane.stop().await;
+    let plane = Plane::start(folder.path()).await;
+    let head = plane.config().await.get_revision(pb::GetRevisionRequest { id: 0 }).await.expect("reads").into_inner();
+    assert_eq!((head.revision.expect("kept").id, head.objects.len()), (1, 3));
+    TcpStream::connect(plane.xds).await.expect("nodes can connect");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_or_a_store_in_use_starts_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    let other = tempfile::tempdir().expect("a folder");
+    let mut taken = settings(other.path());
+    taken.management_address = plane.management;
+    match start(taken).await.err().expect("refused") {
+        StartError::Listen { address, .. } => assert_eq!(address, plane.management),
+        other => panic!("{other}"),
+    }
+    let error = start(settings(folder.path())).await.err().expect("refused").to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_nodes_are_not_found() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    let mut fleet = FleetServiceClient::new(plane.channel().await);
+    assert_eq!(fleet.list_nodes(pb::ListNodesRequest::default()).await.expect("works").into_inner().nodes.len(), 0);
+    let status = fleet.get_node(pb::GetNodeRequest { id: "x".into() }).await.expect_err("not there");
+    assert_eq!(status.code(), Code::NotFound);
+    plane.stop().await;
+}
