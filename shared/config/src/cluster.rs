@@ -52,8 +52,6 @@ pub struct Cluster {
     pub ignore_health_on_removal: bool,
     /// Connections to an endpoint are closed when a health check fails.
     pub close_on_health_failure: bool,
-    /// Connections are closed whenever the set of endpoints changes.
-    pub close_on_set_change: bool,
 }
 
 /// Decodes a CDS resource.
@@ -95,7 +93,6 @@ impl Cluster {
             metadata: Arc::default(),
             ignore_health_on_removal: false,
             close_on_health_failure: false,
-            close_on_set_change: false,
         }
     }
 
@@ -123,10 +120,10 @@ impl Cluster {
         let common = proto.common_lb_config.as_ref();
         if let Some(common) = common {
             // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
-            p.at(
-                "common_lb_config",
-                |p| crate::refuse_set!(p, common; override_host_status, ignore_new_hosts_until_first_hc),
-            );
+            p.at("common_lb_config", |p| {
+                crate::refuse_set!(p, common; override_host_status, ignore_new_hosts_until_first_hc,
+                close_connections_on_host_set_change)
+            });
         }
         let stat_name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
         Some(Self {
@@ -148,7 +145,6 @@ impl Cluster {
             metadata: Arc::new(metadata(proto.metadata.as_ref())),
             ignore_health_on_removal: proto.ignore_health_on_host_removal,
             close_on_health_failure: proto.close_connections_on_host_health_failure,
-            close_on_set_change: common.is_some_and(|c| c.close_connections_on_host_set_change),
         })
     }
 }

@@ -152,7 +152,9 @@ pub(crate) fn decode_resource(proto: &wire::ClusterLoadAssignment, p: &mut Probl
     if proto.cluster_name.is_empty() {
         return p.refuse_at("cluster_name", "is empty");
     }
-    Some(Assignment::decode(proto, Names::Refused, p))
+    let assignment = Assignment::decode(proto, Names::Refused, p);
+    p.at("policy", |p| p.unimplemented_if("endpoint_stale_after", assignment.stale_after.is_some()));
+    Some(assignment)
 }
 
 /// Whether endpoints may be host names.

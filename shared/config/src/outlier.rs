@@ -62,6 +62,8 @@ pub struct FailurePercentage {
 
 impl OutlierDetection {
     pub(crate) fn decode(proto: &wire::OutlierDetection, p: &mut Problems) -> Self {
+        // Nothing ejects endpoints yet; a cluster that relies on it must not be told that all is well.
+        p.refuse("outlier detection is not implemented by weir-proxy");
         crate::refuse_set!(p, proto; monitors);
         p.unimplemented_if("detect_degraded_hosts", proto.detect_degraded_hosts == Some(true));
         let consecutive = |name, count: Option<u32>, enforcing, default, p: &mut Problems| Consecutive {

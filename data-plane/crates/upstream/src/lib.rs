@@ -5,6 +5,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod cluster;
+pub mod dns;
 pub mod endpoint;
 pub mod pool;
 pub mod stats;

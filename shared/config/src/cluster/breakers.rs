@@ -94,6 +94,9 @@ impl Thresholds {
         if proto.max_connection_pools == Some(0) {
             return p.refuse_at("max_connection_pools", "0 would allow no connection");
         }
+        if proto.track_remaining {
+            p.warn("track_remaining", "the remaining_* gauges are not reported yet");
+        }
         Some(Self {
             connections: proto.max_connections.unwrap_or(default.connections),
             pending_requests: proto.max_pending_requests.unwrap_or(default.pending_requests),
