@@ -80,6 +80,21 @@ struct State {
     answer: Option<Answer>,
 }
 
+impl State {
+    /// From here on the server knows, or will know, exactly what is wanted.
+    fn tell(&mut self) {
+        let interest = &self.interest;
+        self.held.retain(|name, _| interest.covers(name));
+        self.expires.retain(|name, _| interest.covers(name));
+        self.told = self.interest.clone();
+    }
+
+    /// Whether the server may rightly send this.
+    fn takes(&self, name: &str) -> bool {
+        self.interest.covers(name) || self.told.covers(name)
+    }
+}
+
 /// One source of resources, over all its streams.
 #[derive(Debug)]
 pub struct Client {
@@ -126,7 +141,8 @@ impl Client {
         &self.kinds[kind].interest
     }
 
-    /// Sets what is wanted of `kind`. What is no longer wanted is no longer held.
+    /// Sets what is wanted of `kind`. What is no longer wanted is held until the server was told: dropped and wanted
+    /// again before the next request, it was never dropped, and would not be sent again.
     pub fn want(&mut self, kind: ResourceKind, interest: Interest, now: Instant) {
         let state = &mut self.kinds[kind];
         if state.interest == interest {
@@ -142,10 +158,11 @@ impl Client {
                 }
             }
         }
-        state.held.retain(|name, _| interest.covers(name));
-        state.expires.retain(|name, _| interest.covers(name));
         state.waiting.retain(|name, _| if name.is_empty() { interest.wildcard } else { interest.names.contains(name) });
         state.interest = interest;
+        if !state.opened {
+            state.tell();
+        }
     }
 
     // === streams ===
@@ -164,7 +181,7 @@ impl Client {
     fn forget_stream(&mut self) {
         for state in self.kinds.values_mut() {
             state.opened = false;
-            state.told = Interest::default();
+            state.tell();
             state.nonce.clear();
             state.open = None;
             state.answer = None;
@@ -198,7 +215,7 @@ impl Client {
             return None;
         }
         let opening = !std::mem::replace(&mut state.opened, true);
-        state.told = state.interest.clone();
+        state.tell();
         let mut resource_names: Vec<String> = state.interest.names.iter().cloned().collect();
         if state.interest.wildcard && (!resource_names.is_empty() || !kind.is_root()) {
             resource_names.insert(0, "*".to_owned());
@@ -217,7 +234,8 @@ impl Client {
     fn poll_delta(&mut self, kind: ResourceKind) -> Option<DeltaDiscoveryRequest> {
         let state = &mut self.kinds[kind];
         let mut request = DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() };
-        let (told, interest) = (&state.told, &state.interest);
+        let nothing = Interest::default();
+        let (told, interest) = (if state.opened { &state.told } else { &nothing }, &state.interest);
         let mut subscribe: Vec<String> = interest.names.difference(&told.names).cloned().collect();
         let mut unsubscribe: Vec<String> = told.names.difference(&interest.names).cloned().collect();
         if state.opened {
@@ -239,7 +257,7 @@ impl Client {
             request.initial_resource_versions = state.held.clone();
             state.opened = true;
         }
-        state.told = state.interest.clone();
+        state.tell();
         request.resource_names_subscribe = subscribe;
         request.resource_names_unsubscribe = unsubscribe;
         if let Some(answer) = state.answer.take() {

@@ -50,6 +50,8 @@ pub(crate) struct Link {
     kept_waits: bool,
     /// This stream had a response.
     answered: bool,
+    /// No longer wanted, but the server was not told yet.
+    dropped: Vec<(ResourceKind, String)>,
 }
 
 impl Phase {
@@ -80,6 +82,7 @@ impl Link {
             turn: 0,
             kept_waits: true,
             answered: false,
+            dropped: Vec::new(),
         }
     }
 
@@ -171,9 +174,8 @@ impl Link {
             let names = self.core.borrow().wanted().names.get(&kind).cloned().unwrap_or_default();
             let before = &self.client.interest(kind).names;
             let fresh: Vec<String> = names.difference(before).cloned().collect();
-            let gone: Vec<String> = before.difference(&names).cloned().collect();
             if !wildcard {
-                self.core.borrow_mut().forget(kind, &gone);
+                self.dropped.extend(before.difference(&names).map(|name| (kind, name.clone())));
             }
             self.client.want(kind, Interest { wildcard, names }, now);
             if !self.kept_waits && !wildcard && !fresh.is_empty() {
@@ -183,6 +185,12 @@ impl Link {
     }
 
     fn flush(&mut self) {
+        for (kind, name) in std::mem::take(&mut self.dropped) {
+            // Wanted again before anybody was told: what we have is given out again instead.
+            if !self.client.interest(kind).covers(&name) {
+                self.core.borrow_mut().forget(kind, &[name]);
+            }
+        }
         let Some(requests) = &self.requests else {
             return;
         };

@@ -120,7 +120,7 @@ impl<'a> Reading<'a> {
                 self.refused.push((name, reason));
             }
             // Not asked for, or no longer: no concern of ours.
-            None if !self.state.interest.covers(&name) => {}
+            None if !self.state.takes(&name) => {}
             None => {
                 self.seen.insert(name.clone());
                 self.state.waiting.remove(&name);
@@ -165,7 +165,7 @@ impl<'a> Reading<'a> {
         if self.seen.contains(&name) {
             self.items.retain(|item| item.name != name);
             self.refused.push((name, "is both updated and removed".to_owned()));
-        } else if self.state.interest.covers(&name) {
+        } else if self.state.takes(&name) {
             self.state.waiting.remove(&name);
             self.gone.push(name);
         }

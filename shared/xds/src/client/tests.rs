@@ -241,6 +241,24 @@ fn a_refusal_is_cut_at_four_kilobytes_and_between_characters() {
 }
 
 #[test]
+fn a_name_dropped_and_wanted_again_before_a_request_was_never_dropped() {
+    let now = Instant::now();
+    let mut client = open(Protocol::Delta);
+    client.want(Endpoints, Interest::named(["a"]), now);
+    assert!(client.poll().is_some());
+    client.want(Endpoints, Interest::default(), now);
+    let resources = vec![envelope("a", "1", loads("a", 1))];
+    let answer = DeltaDiscoveryResponse { type_url: Endpoints.type_url().to_owned(), resources, ..Default::default() };
+    assert_eq!(client.on_delta(answer, now).expect("ours").upserts.len(), 1);
+    client.settle(Endpoints, Vec::new());
+    client.want(Endpoints, Interest::named(["a"]), now);
+    assert!(client.held(Endpoints).contains_key("a"));
+    client.want(Endpoints, Interest::default(), now);
+    assert_eq!(next_delta(&mut client).resource_names_unsubscribe, ["a"]);
+    assert!(client.held(Endpoints).is_empty());
+}
+
+#[test]
 fn a_mark_is_read_in_both_variants_and_never_held() {
     use crate::mark::{Mark, name};
     for protocol in [Protocol::Delta, Protocol::Sotw] {
@@ -336,14 +354,16 @@ impl Pair {
             }
             Op::Want(names) => {
                 let interest = Interest::named(names.iter().map(u8::to_string));
-                self.view.retain(|(kind, name), _| *kind != Endpoints || interest.covers(name));
                 self.client.want(Endpoints, interest, self.now);
             }
-            Op::ClientSends => match self.client.poll() {
-                Some(Request::Sotw(request)) => self.up.push_back(request.encode_to_vec()),
-                Some(Request::Delta(request)) => self.up.push_back(request.encode_to_vec()),
-                None => return false,
-            },
+            Op::ClientSends => {
+                match self.client.poll() {
+                    Some(Request::Sotw(request)) => self.up.push_back(request.encode_to_vec()),
+                    Some(Request::Delta(request)) => self.up.push_back(request.encode_to_vec()),
+                    None => return false,
+                }
+                self.forget();
+            }
             Op::ServerReads => match self.up.pop_front() {
                 Some(bytes) => {
                     let request = match self.protocol {
@@ -367,11 +387,18 @@ impl Pair {
                 self.up.clear();
                 self.down.clear();
                 self.client.connected();
+                self.forget();
                 self.session = Session::new(self.protocol, None, Arc::new(Options::default()));
                 self.session.publish(self.snapshot.clone(), self.now);
             }
         }
         true
+    }
+
+    /// A consumer drops what the client no longer holds.
+    fn forget(&mut self) {
+        let client = &self.client;
+        self.view.retain(|(kind, name), _| client.held(*kind).contains_key(name));
     }
 
     fn read(&mut self) -> bool {
@@ -428,7 +455,7 @@ fn converges(protocol: Protocol, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn delta_ends_with_what_the_server_has(ops in prop::collection::vec(op(), 0..80)) {
