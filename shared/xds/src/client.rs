@@ -78,6 +78,11 @@ struct State {
     nonce: String,
     open: Option<Open>,
     answer: Option<Answer>,
+    /// Names taken off the list in the state of the world. The server may have passed over that request, so that it does
+    /// not see them come back; then only asking again brings them, and that may be passed over too.
+    dropped: BTreeSet<String>,
+    again: BTreeMap<String, u32>,
+    ask_again: bool,
 }
 
 impl State {
@@ -86,6 +91,7 @@ impl State {
         let interest = &self.interest;
         self.held.retain(|name, _| interest.covers(name));
         self.expires.retain(|name, _| interest.covers(name));
+        self.dropped.extend(self.told.names.difference(&interest.names).cloned());
         self.told = self.interest.clone();
     }
 
@@ -107,6 +113,9 @@ pub struct Client {
 
 /// The most text of a refusal that is sent.
 pub const REFUSAL_BYTES: usize = 4096;
+
+// How often a name that came back is asked for again.
+const MAX_AGAIN: u32 = 8;
 
 // The code of a refusal: INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
@@ -159,6 +168,10 @@ impl Client {
             }
         }
         state.waiting.retain(|name, _| if name.is_empty() { interest.wildcard } else { interest.names.contains(name) });
+        let back = interest.names.difference(&state.interest.names).filter(|name| state.dropped.contains(*name));
+        state.again.extend(back.map(|name| (name.clone(), 0)));
+        state.again.retain(|name, _| interest.covers(name));
+        state.ask_again = !state.again.is_empty();
         state.interest = interest;
         if !state.opened {
             state.tell();
@@ -185,6 +198,9 @@ impl Client {
             state.nonce.clear();
             state.open = None;
             state.answer = None;
+            state.dropped.clear();
+            state.again.clear();
+            state.ask_again = false;
         }
     }
 
@@ -206,13 +222,19 @@ impl Client {
     fn poll_sotw(&mut self, kind: ResourceKind) -> Option<DiscoveryRequest> {
         let state = &mut self.kinds[kind];
         // Nothing is said between a response and the answer to it.
-        let due = if state.opened {
-            state.open.is_none() && (state.answer.is_some() || state.told != state.interest)
-        } else {
-            !state.interest.is_empty()
-        };
+        let news = state.answer.is_some() || state.told != state.interest;
+        let due =
+            if state.opened { state.open.is_none() && (news || state.ask_again) } else { !state.interest.is_empty() };
         if !due {
             return None;
+        }
+        if !news {
+            // The same list once more, after its acknowledgement, is a question for all of it.
+            state.ask_again = false;
+            state.again.retain(|_, tries| {
+                *tries += 1;
+                *tries < MAX_AGAIN
+            });
         }
         let opening = !std::mem::replace(&mut state.opened, true);
         state.tell();
@@ -258,6 +280,8 @@ impl Client {
             state.opened = true;
         }
         state.tell();
+        // Here a request is never passed over.
+        state.dropped.clear();
         request.resource_names_subscribe = subscribe;
         request.resource_names_unsubscribe = unsubscribe;
         if let Some(answer) = state.answer.take() {
@@ -290,6 +314,7 @@ impl Client {
         if all.is_empty() {
             state.version_info = open.version_info;
         }
+        state.ask_again = !state.again.is_empty();
         state.answer = Some(Answer { nonce: open.nonce, error: (!all.is_empty()).then(|| refusal_text(&all)) });
         all
     }

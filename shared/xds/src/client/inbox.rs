@@ -124,6 +124,7 @@ impl<'a> Reading<'a> {
             None => {
                 self.seen.insert(name.clone());
                 self.state.waiting.remove(&name);
+                self.state.again.remove(&name);
                 self.lives_until(&name, ttl);
                 // A version that spans the whole response says nothing about one resource.
                 let version = version.unwrap_or_else(|| Version::of(&any.value).to_string());
