@@ -24,8 +24,8 @@ pub use self::path::{PathMatcher, RouteMatch, TlsMatch};
 pub use self::respond::{DirectResponse, Redirect, RedirectPath};
 pub use self::retry::{BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 
-/// A set of virtual hosts (`envoy.config.route.v3.RouteConfiguration`).
-#[derive(Debug, Clone, PartialEq)]
+/// A set of virtual hosts (`envoy.config.route.v3.RouteConfiguration`). The default has none.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RouteConfiguration {
     pub name: String,
     pub virtual_hosts: Vec<VirtualHost>,

@@ -305,7 +305,7 @@ impl ClientStream {
 // === impl StreamError ===
 
 impl StreamError {
-    pub(crate) const CLOSED: Self = Self::new(StreamErrorKind::Closed);
+    pub const CLOSED: Self = Self::new(StreamErrorKind::Closed);
 
     pub(crate) const fn new(kind: StreamErrorKind) -> Self {
         Self { kind, retry_safe: false }

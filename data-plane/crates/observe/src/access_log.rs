@@ -12,7 +12,7 @@ use shared_config::substitution::{SubstitutionFormat, Template};
 mod filter;
 pub mod writer;
 
-use filter::{Filter, Subject};
+pub use filter::{Filter, Subject};
 use writer::{LogOutput, LogWriter, Place};
 
 /// A compiled access log.

@@ -4,7 +4,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -76,7 +76,7 @@ pub enum Version {
 /// The server side of a connection. Its memory while idle is this struct.
 pub struct ServerConn {
     wire: Wire,
-    options: Rc<ServerOptions>,
+    options: Arc<ServerOptions>,
     state: State,
     /// What the current request wants to upgrade to.
     upgrade: Option<Box<Upgrade>>,
@@ -115,7 +115,7 @@ const FRESH: State = State {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl ServerConn {
-    pub fn new(io: Io, options: Rc<ServerOptions>) -> Self {
+    pub fn new(io: Io, options: Arc<ServerOptions>) -> Self {
         Self { wire: Wire::new(io, BytesMut::new()), options, state: FRESH, upgrade: None, drained: 0 }
     }
 

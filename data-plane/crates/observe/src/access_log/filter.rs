@@ -11,7 +11,7 @@ use shared_config::matcher::{HeaderMatcher, MetadataMatcher};
 
 /// A compiled condition.
 #[derive(Debug, Clone)]
-pub(super) struct Filter(Test);
+pub struct Filter(Test);
 
 #[derive(Debug, Clone)]
 enum Test {
@@ -39,21 +39,21 @@ enum Test {
 
 /// What a condition looks at.
 #[derive(Clone, Copy)]
-pub(super) struct Subject<'a> {
-    pub(super) info: &'a StreamInfo,
-    pub(super) request: Option<&'a RequestHead>,
+pub struct Subject<'a> {
+    pub info: &'a StreamInfo,
+    pub request: Option<&'a RequestHead>,
     /// Drawn once a request.
-    pub(super) random: u64,
+    pub random: u64,
 }
 
 // === impl Filter ===
 
 impl Filter {
-    pub(super) fn compile(config: &AccessLogFilter) -> Self {
+    pub fn compile(config: &AccessLogFilter) -> Self {
         Self(Test::compile(config))
     }
 
-    pub(super) fn admits(&self, subject: Subject<'_>) -> bool {
+    pub fn admits(&self, subject: Subject<'_>) -> bool {
         self.0.holds(subject)
     }
 }

@@ -43,6 +43,13 @@ pub enum ConnectError {
     Closed,
 }
 
+impl ConnectError {
+    /// Whether a circuit breaker is open, rather than that connecting failed.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self, Self::PendingOverflow | Self::ConnectionOverflow)
+    }
+}
+
 /// A new connection.
 pub(crate) struct Made {
     pub io: Io,

@@ -1,0 +1,237 @@
+//! Configuration → runtime, one part at a time, reusing what did not change.
+//!
+//! Nothing here can be seen by a request: sockets are bound, but nobody accepts before the snapshot is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dp_filters::{Health, KeepStore, Services};
+use dp_observe::access_log::AccessLog;
+use dp_observe::access_log::writer::LogWriter;
+use shared_config::endpoint::Assignment;
+use shared_config::http_filter::HttpFilterConfig;
+use shared_config::route::RouteConfiguration;
+use shared_config::secret::Secret;
+use shared_telemetry::Registry;
+
+use crate::files::Files;
+use crate::resources::{Kind, Resources};
+
+mod cluster;
+mod hcm;
+mod listener;
+mod local_reply;
+mod route;
+mod tcp;
+mod tls;
+
+pub(crate) use cluster::cluster;
+pub(crate) use listener::listener;
+
+/// The endpoints of a cluster as DNS has them.
+pub type Resolved = Arc<Assignment>;
+
+/// Why a part cannot be compiled, with the place in its configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal(pub(crate) String);
+
+/// What the process gives to all snapshots.
+pub struct Environment {
+    pub workers: usize,
+    pub registry: Registry,
+    pub logs: LogWriter,
+    pub health: Arc<dyn Health>,
+    pub keep: KeepStore,
+    pub files: Files,
+    pub drain_time: Duration,
+    /// What DNS found, by cluster.
+    pub resolved: BTreeMap<String, Resolved>,
+    /// The cluster of this node, for `add_user_agent`.
+    pub node_cluster: Arc<str>,
+}
+
+/// All that a cluster is compiled from. Equal inputs mean an equal cluster.
+#[derive(Clone)]
+pub(crate) struct ClusterInputs {
+    pub(crate) config: Arc<shared_config::cluster::Cluster>,
+    pub(crate) endpoints: Option<Arc<Assignment>>,
+    pub(crate) resolved: Option<Resolved>,
+    pub(crate) secrets: BTreeMap<String, Option<Arc<Secret>>>,
+    files: u64,
+}
+
+/// All that a listener is compiled from.
+#[derive(Clone)]
+pub(crate) struct ListenerInputs {
+    pub(crate) config: Arc<shared_config::listener::Listener>,
+    pub(crate) routes: BTreeMap<String, Option<Arc<RouteConfiguration>>>,
+    pub(crate) filters: BTreeMap<String, Option<Arc<HttpFilterConfig>>>,
+    pub(crate) secrets: BTreeMap<String, Option<Arc<Secret>>>,
+    files: u64,
+}
+
+// === impl Refusal ===
+
+impl<E: std::error::Error> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Refusal {
+    /// Says where the reason stands.
+    pub(crate) fn at(self, place: impl std::fmt::Display) -> Self {
+        Self(format!("{place}: {}", self.0))
+    }
+}
+
+// === impl Environment ===
+
+impl Environment {
+    /// What filters are given when they are compiled.
+    pub(crate) fn services<'a>(&'a self, discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>) -> Services<'a> {
+        Services {
+            keep: &self.keep,
+            health: Arc::clone(&self.health),
+            discovered,
+            node_cluster: Arc::clone(&self.node_cluster),
+            now: Instant::now(),
+        }
+    }
+}
+
+/// Compiles access logs; the index of one that cannot be is named.
+fn access_logs(
+    configs: &[shared_config::access_log::AccessLog],
+    environment: &Environment,
+) -> Result<Vec<AccessLog>, Refusal> {
+    let compile = |(index, config)| {
+        AccessLog::compile(config, &environment.logs)
+            .map_err(|error| Refusal(error.to_string()).at(format!("access_log[{index}]")))
+    };
+    configs.iter().enumerate().map(compile).collect()
+}
+
+// === impl ClusterInputs ===
+
+impl ClusterInputs {
+    pub(crate) fn gather(
+        config: &Arc<shared_config::cluster::Cluster>,
+        resources: &Resources,
+        environment: &Environment,
+    ) -> Self {
+        let endpoints = match &config.discovery {
+            shared_config::cluster::Discovery::Eds(eds) => {
+                resources.endpoints.get(&eds.service).cloned()
+            }
+            _ => None,
+        };
+        let names = config.tls.as_ref().map(|tls| crate::wanted::secret_names(&tls.common)).unwrap_or_default();
+        Self {
+            config: Arc::clone(config),
+            endpoints,
+            resolved: environment.resolved.get(&*config.name).cloned(),
+            secrets: secrets(&names, resources),
+            files: environment.files.generation(),
+        }
+    }
+
+    /// Whether something is still to come that the cluster cannot serve without.
+    pub(crate) fn lacks(&self, missing: &BTreeSet<(Kind, String)>) -> bool {
+        use shared_config::cluster::Discovery;
+        let lacks_endpoints = match &self.config.discovery {
+            Discovery::Eds(eds) => {
+                self.endpoints.is_none() && !missing.contains(&(Kind::Endpoints, eds.service.clone()))
+            }
+            Discovery::StrictDns(..) | Discovery::LogicalDns(..) => self.resolved.is_none(),
+            Discovery::Static(_) => false,
+        };
+        lacks_endpoints || lacks(&self.secrets, Kind::Secret, missing)
+    }
+}
+
+impl PartialEq for ClusterInputs {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+            && same(self.endpoints.as_ref(), other.endpoints.as_ref())
+            && self.resolved == other.resolved
+            && same_all(&self.secrets, &other.secrets)
+            && (self.files == other.files || self.config.tls.is_none())
+    }
+}
+
+// === impl ListenerInputs ===
+
+impl ListenerInputs {
+    pub(crate) fn gather(
+        config: &Arc<shared_config::listener::Listener>,
+        resources: &Resources,
+        environment: &Environment,
+    ) -> Self {
+        use shared_config::hcm::RouteSource;
+        use shared_config::http_filter::FilterSource;
+        use shared_config::listener::Terminal;
+        let mut inputs = Self {
+            config: Arc::clone(config),
+            routes: BTreeMap::new(),
+            filters: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            files: environment.files.generation(),
+        };
+        for chain in config.filter_chains.iter().chain(&config.default_filter_chain) {
+            if let Some(tls) = &chain.tls {
+                let mut names = crate::wanted::secret_names(&tls.common);
+                names.extend(crate::wanted::ticket_secret(tls).map(|reference| reference.name.clone()));
+                inputs.secrets.extend(secrets(&names, resources));
+            }
+            let Terminal::Http(hcm) = &chain.terminal else { continue };
+            if let RouteSource::Rds { name, .. } = &hcm.routes {
+                inputs.routes.insert(name.clone(), resources.routes.get(name).cloned());
+            }
+            for filter in &hcm.http_filters {
+                if let FilterSource::Discovery(_) = &filter.source {
+                    inputs.filters.insert(filter.name.clone(), resources.filters.get(&filter.name).cloned());
+                }
+            }
+        }
+        inputs
+    }
+
+    /// Whether something is still to come that the listener cannot serve without.
+    pub(crate) fn lacks(&self, missing: &BTreeSet<(Kind, String)>) -> bool {
+        lacks(&self.routes, Kind::Routes, missing)
+            || lacks(&self.secrets, Kind::Secret, missing)
+            || lacks(&self.filters, Kind::Filter, missing)
+    }
+}
+
+impl PartialEq for ListenerInputs {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+            && same_all(&self.routes, &other.routes)
+            && same_all(&self.filters, &other.filters)
+            && same_all(&self.secrets, &other.secrets)
+            && self.files == other.files
+    }
+}
+
+fn secrets(names: &BTreeSet<String>, resources: &Resources) -> BTreeMap<String, Option<Arc<Secret>>> {
+    names.iter().map(|name| (name.clone(), resources.secrets.get(name).cloned())).collect()
+}
+
+fn lacks<T>(parts: &BTreeMap<String, Option<Arc<T>>>, kind: Kind, missing: &BTreeSet<(Kind, String)>) -> bool {
+    parts.iter().any(|(name, part)| part.is_none() && !missing.contains(&(kind, name.clone())))
+}
+
+fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+fn same_all<T>(a: &BTreeMap<String, Option<Arc<T>>>, b: &BTreeMap<String, Option<Arc<T>>>) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && same(a.as_ref(), b.as_ref()))
+}

@@ -1,0 +1,348 @@
+//! decode → **compile → warm → publish → retire**: when a change becomes visible.
+//!
+//! The engine lives on the control thread. It keeps the newest good version of every resource, compiles what changed,
+//! waits until what is new can serve, and publishes a whole snapshot by one pointer. Nothing it does before publishing
+//! can be seen by a request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dp_upstream::Cluster;
+use shared_config::cluster::Discovery;
+use shared_config::resource::Resource;
+use stdx::live::Live;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::compile::{self, Environment, Refusal, Resolved};
+use crate::resources::{Kind, Origin, Resources};
+use crate::retire::Retiring;
+use crate::runtime::{Listener, Snapshot};
+use crate::wanted::{self, Wanted};
+
+/// How long a new part may wait for what it needs before the snapshot goes on without it (Envoy
+/// `initial_fetch_timeout`).
+const WARM_LIMIT: Duration = Duration::from_secs(15);
+
+/// Compiles and publishes snapshots.
+pub struct Engine {
+    environment: Environment,
+    resources: Resources,
+    /// The part that is compiled, by name, and what it was compiled from.
+    clusters: BTreeMap<String, Part<Cluster, compile::ClusterInputs>>,
+    listeners: BTreeMap<String, Part<Listener, compile::ListenerInputs>>,
+    /// Names that a source said it does not have, or did not answer for in time.
+    missing: BTreeSet<(Kind, String)>,
+    /// A transaction is open: nothing is published until it ends.
+    held: Option<u64>,
+    revision: Option<u64>,
+    generation: u64,
+    live: Live<Snapshot>,
+    published: watch::Sender<u64>,
+    retiring: Retiring,
+    dirty: bool,
+}
+
+/// A compiled part with its inputs.
+struct Part<T, I> {
+    /// What serves now; `None` while the first version is warming or was refused.
+    serving: Option<Arc<T>>,
+    inputs: Option<I>,
+    /// When the version that is not serving yet began to wait.
+    waiting_since: Option<Instant>,
+    /// Why the newest version was refused.
+    refused: Option<String>,
+}
+
+/// What came of settling.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Settled {
+    /// The newest version of these was refused; the one before stays.
+    pub refused: Vec<(Kind, String, String)>,
+    /// A snapshot was published.
+    pub published: bool,
+    /// Parts that wait for something.
+    pub warming: usize,
+}
+
+// === impl Part ===
+
+impl<T, I> Default for Part<T, I> {
+    fn default() -> Self {
+        Self { serving: None, inputs: None, waiting_since: None, refused: None }
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    pub fn new(environment: Environment) -> Self {
+        Self {
+            environment,
+            resources: Resources::default(),
+            clusters: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            held: None,
+            revision: None,
+            generation: 0,
+            live: Live::new(Snapshot::default()),
+            published: watch::Sender::new(0),
+            retiring: Retiring::default(),
+            dirty: true,
+        }
+    }
+
+    /// Where workers read snapshots.
+    pub fn live(&self) -> &Live<Snapshot> {
+        &self.live
+    }
+
+    /// Changes with every publication.
+    pub fn published(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
+    /// A resource came.
+    pub fn put(&mut self, origin: Origin, resource: Resource) {
+        self.missing.remove(&(Kind::of(&resource), resource.name().to_owned()));
+        self.dirty |= self.resources.put(origin, resource);
+    }
+
+    /// A resource is gone. Endpoints, routes, secrets and filters that something still names stay as they were.
+    pub fn remove(&mut self, kind: Kind, name: &str) {
+        let keep = !matches!(kind, Kind::Cluster | Kind::Listener);
+        if keep && self.wanted().has(kind, name) {
+            self.missing.insert((kind, name.to_owned()));
+        } else {
+            self.dirty |= self.resources.remove(kind, name);
+        }
+        self.dirty = true;
+    }
+
+    /// A source does not have these, or did not answer in time.
+    pub fn not_found(&mut self, kind: Kind, names: impl IntoIterator<Item = String>) {
+        self.missing.extend(names.into_iter().map(|name| (kind, name)));
+        self.dirty = true;
+    }
+
+    /// Holds publication back until [`Engine::end`]: what comes in between is one change.
+    pub fn begin(&mut self, revision: u64) {
+        self.held = Some(revision);
+    }
+
+    /// All of a revision came.
+    pub fn end(&mut self, revision: u64) {
+        self.held = None;
+        self.revision = Some(revision);
+        self.dirty = true;
+    }
+
+    /// The source went away in the middle of a transaction: what came stands on its own.
+    pub fn abandon(&mut self) {
+        self.dirty |= self.held.take().is_some();
+    }
+
+    /// Endpoints of a cluster that were found by DNS.
+    pub fn resolved(&mut self, cluster: &str, endpoints: Resolved) {
+        let old = self.environment.resolved.insert(cluster.to_owned(), Arc::clone(&endpoints));
+        self.dirty |= old.as_ref() != Some(&endpoints);
+    }
+
+    /// Reads certificates and other files again: `all`, or those that changed. Says whether there is any.
+    pub fn reload_files(&mut self, all: bool) -> bool {
+        let files = &mut self.environment.files;
+        let changed = if all { files.forget() } else { files.forget_changed() };
+        self.dirty |= changed;
+        changed
+    }
+
+    /// The names that the resources refer to, for those who fetch them.
+    pub fn wanted(&self) -> Wanted {
+        wanted::of(&self.resources)
+    }
+
+    /// The clusters that DNS has to resolve.
+    pub fn dns_clusters(&self) -> impl Iterator<Item = &Arc<shared_config::cluster::Cluster>> {
+        self.resources.clusters.iter().map(|(_, cluster)| cluster).filter(|cluster| {
+            matches!(cluster.discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..))
+        })
+    }
+
+    /// When something that waits has waited long enough.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let clusters = self.clusters.values().filter_map(|part| part.waiting_since);
+        let listeners = self.listeners.values().filter_map(|part| part.waiting_since);
+        clusters.chain(listeners).min().map(|since| since + WARM_LIMIT)
+    }
+
+    /// Compiles what changed and publishes what can serve. Call after every batch of changes, and at the deadline.
+    pub fn settle(&mut self, now: Instant) -> Settled {
+        let mut settled = Settled::default();
+        if !self.dirty && self.next_deadline().is_none_or(|deadline| deadline > now) {
+            return settled;
+        }
+        self.dirty = false;
+        let mut changed = self.settle_clusters(now, &mut settled);
+        changed |= self.settle_listeners(now, &mut settled);
+        if self.held.is_some() {
+            self.dirty = true;
+        } else if changed || self.generation == 0 || self.live.load().revision != self.revision {
+            // One revision is one snapshot: while parts of it warm, all of the old one serves.
+            if self.revision.is_none() || settled.warming == 0 {
+                self.publish(now);
+                settled.published = true;
+            } else {
+                self.dirty = true;
+            }
+        }
+        settled
+    }
+
+    fn settle_clusters(&mut self, now: Instant, settled: &mut Settled) -> bool {
+        let mut changed = false;
+        let gone: Vec<String> =
+            self.clusters.keys().filter(|name| self.resources.clusters.get(name).is_none()).cloned().collect();
+        for name in gone {
+            self.clusters.remove(&name);
+            self.environment.resolved.remove(&name);
+            changed = true;
+        }
+        let wanted: Vec<_> = self.resources.clusters.iter().map(|(n, c)| (n.clone(), Arc::clone(c))).collect();
+        for (name, config) in wanted {
+            let inputs = compile::ClusterInputs::gather(&config, &self.resources, &self.environment);
+            let part = self.clusters.entry(name.clone()).or_default();
+            let same = part.inputs.as_ref() == Some(&inputs);
+            if same && part.waiting_since.is_none() {
+                note_refused(part, Kind::Cluster, &name, settled);
+                continue;
+            }
+            let lacks = inputs.lacks(&self.missing);
+            if !may_go_on(part, lacks, now) {
+                settled.warming += 1;
+                part.inputs = Some(inputs);
+                continue;
+            }
+            match compile::cluster(&inputs, part.serving.as_ref(), &mut self.environment) {
+                Ok(cluster) => {
+                    part.serving = Some(Arc::new(cluster));
+                    part.refused = None;
+                    changed = true;
+                }
+                Err(Refusal(reason)) => part.refused = Some(reason),
+            }
+            part.inputs = Some(inputs);
+            note_refused(part, Kind::Cluster, &name, settled);
+        }
+        changed
+    }
+
+    fn settle_listeners(&mut self, now: Instant, settled: &mut Settled) -> bool {
+        let mut changed = false;
+        let gone: Vec<String> =
+            self.listeners.keys().filter(|name| self.resources.listeners.get(name).is_none()).cloned().collect();
+        for name in gone {
+            self.listeners.remove(&name);
+            changed = true;
+        }
+        let wanted: Vec<_> = self.resources.listeners.iter().map(|(n, l)| (n.clone(), Arc::clone(l))).collect();
+        for (name, config) in wanted {
+            let inputs = compile::ListenerInputs::gather(&config, &self.resources, &self.environment);
+            let part = self.listeners.entry(name.clone()).or_default();
+            let same = part.inputs.as_ref() == Some(&inputs);
+            if same && part.waiting_since.is_none() {
+                note_refused(part, Kind::Listener, &name, settled);
+                continue;
+            }
+            let lacks = inputs.lacks(&self.missing);
+            if !may_go_on(part, lacks, now) {
+                settled.warming += 1;
+                part.inputs = Some(inputs);
+                continue;
+            }
+            match compile::listener(&inputs, part.serving.as_ref(), &mut self.environment) {
+                Ok(listener) => {
+                    part.serving = Some(Arc::new(listener));
+                    part.refused = None;
+                    changed = true;
+                }
+                Err(Refusal(reason)) => part.refused = Some(reason),
+            }
+            part.inputs = Some(inputs);
+            note_refused(part, Kind::Listener, &name, settled);
+        }
+        changed
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.generation += 1;
+        let snapshot = Arc::new(Snapshot {
+            generation: self.generation,
+            revision: self.revision,
+            listeners: self.listeners.values().filter_map(|part| part.serving.clone()).collect(),
+            clusters: self
+                .clusters
+                .values()
+                .filter_map(|part| part.serving.clone())
+                .map(|cluster| (Arc::clone(cluster.name()), cluster))
+                .collect(),
+        });
+        let old = self.live.load();
+        for cluster in snapshot.clusters() {
+            let before = old.cluster(cluster.name());
+            if before.is_none_or(|before| !Arc::ptr_eq(before, cluster)) {
+                cluster.take_over(before.map(|before| &**before));
+            }
+        }
+        self.live.publish(Arc::clone(&snapshot));
+        self.published.send_replace(self.generation);
+        // Removals go last: what the old snapshot had and the new one lacks drains now.
+        self.retiring.retire(&old, &snapshot, self.environment.drain_time, now);
+        for cluster in old.clusters().filter(|cluster| snapshot.cluster(cluster.name()).is_none()) {
+            cluster.retire();
+        }
+        tracing::info!(generation = self.generation, revision = self.revision, "published a snapshot");
+    }
+
+    /// Drains everything, or with `inbound_only` the inbound listeners.
+    pub fn drain_listeners(&mut self, inbound_only: bool) {
+        crate::retire::drain_listeners(&self.live.load(), inbound_only);
+    }
+
+    /// Cuts what has drained long enough; call now and then.
+    pub fn cut_drained(&mut self, now: Instant) {
+        self.retiring.cut(now);
+    }
+
+    /// The parts whose newest version waits or was refused, for `/config_dump` and `/init_dump`.
+    pub fn unsettled(&self) -> Vec<(Kind, String, Option<String>)> {
+        let clusters = self.clusters.iter().map(|(n, p)| (Kind::Cluster, n, p.waiting_since, &p.refused));
+        let listeners = self.listeners.iter().map(|(n, p)| (Kind::Listener, n, p.waiting_since, &p.refused));
+        clusters
+            .chain(listeners)
+            .filter(|(_, _, waiting, refused)| waiting.is_some() || refused.is_some())
+            .map(|(kind, name, _, refused)| (kind, name.clone(), refused.clone()))
+            .collect()
+    }
+}
+
+fn note_refused<T, I>(part: &Part<T, I>, kind: Kind, name: &str, settled: &mut Settled) {
+    if let Some(reason) = &part.refused {
+        settled.refused.push((kind, name.to_owned(), reason.clone()));
+    }
+}
+
+/// Whether a part can be compiled: it lacks nothing, or has waited long enough.
+fn may_go_on<T, I>(part: &mut Part<T, I>, lacks: bool, now: Instant) -> bool {
+    if !lacks {
+        part.waiting_since = None;
+        return true;
+    }
+    let since = *part.waiting_since.get_or_insert(now);
+    if now.duration_since(since) < WARM_LIMIT {
+        return false;
+    }
+    part.waiting_since = None;
+    true
+}
