@@ -1,1 +1,34 @@
-//! TODO
+//! The life of a request. The modules are declared in the order in which a request meets them; that list is the map.
+//!
+//! Never: protobuf, xDS, configuration that is not compiled.
+
+// Accept a connection, find out what it is, decode its requests.
+mod listener;
+mod connection;
+mod http_connection;
+// The spine.
+mod stream;
+// Its steps, downwards.
+mod normalize;
+mod route;
+mod filter;
+mod retry;
+mod shadow;
+mod tunnel;
+// And back.
+mod relay;
+mod finish;
+// When it goes wrong.
+mod fault;
+mod reply;
+// Layer 4.
+mod tcp;
+// What they share.
+mod body;
+mod clocks;
+mod date;
+mod pace;
+mod timer;
+mod worker;
+
+pub use worker::{WorkerSetup, run};

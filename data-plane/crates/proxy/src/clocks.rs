@@ -1,0 +1,148 @@
+//! The deadlines of one stream: which there are, which is next, which has passed.
+//!
+//! Reads the clock once for each time the stream is woken, not for each thing it does.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::fault::Fault;
+use crate::timer::{deadline, earlier};
+
+/// The clocks of one stream; `None` is no limit.
+#[derive(Debug)]
+pub(crate) struct Clocks {
+    pub(crate) began: Instant,
+    /// The clock as last read.
+    pub(crate) now: Instant,
+    /// No byte either way for this long.
+    pub(crate) idle: Option<Duration>,
+    pub(crate) last_activity: Instant,
+    /// Something moved since `last_activity` was set.
+    pub(crate) touched: bool,
+    /// The whole request must be in by then (`request_timeout`).
+    pub(crate) request: Option<Instant>,
+    /// The stream must be over by then (`max_stream_duration`).
+    pub(crate) max_stream: Option<Instant>,
+    /// The route's own `max_stream_duration`.
+    pub(crate) max_upstream: Option<Instant>,
+    /// How long the response may take once the request is complete (`RouteAction.timeout`).
+    pub(crate) route_timeout: Option<Duration>,
+    /// The response must be over by then; set when the request is complete.
+    pub(crate) route: Option<Instant>,
+    /// `per_try_timeout` of the current try.
+    pub(crate) per_try_limit: Option<Duration>,
+    /// The head of the response must be in by then (`per_try_timeout`).
+    pub(crate) per_try: Option<Instant>,
+    pub(crate) per_try_idle: Option<Duration>,
+}
+
+/// Which limit has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expired {
+    Idle,
+    Request,
+    MaxStream,
+    MaxUpstream,
+    Route,
+    PerTry,
+    PerTryIdle,
+}
+
+impl Clocks {
+    pub(crate) fn new(began: Instant) -> Self {
+        Self {
+            began,
+            now: began,
+            idle: None,
+            last_activity: began,
+            touched: false,
+            request: None,
+            max_stream: None,
+            max_upstream: None,
+            route_timeout: None,
+            route: None,
+            per_try_limit: None,
+            per_try: None,
+            per_try_idle: None,
+        }
+    }
+
+    /// Something moved: the idle clocks start over. Costs nothing until the stream has to wait.
+    pub(crate) fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    /// Reads the clock and settles what was touched.
+    pub(crate) fn settle(&mut self) {
+        if std::mem::take(&mut self.touched) {
+            self.now = Instant::now();
+            self.last_activity = self.now;
+        }
+    }
+
+    /// The request is complete and the route is known: the clock of the route runs.
+    pub(crate) fn start_route(&mut self) {
+        self.route = self.route.or(deadline(self.now, self.route_timeout));
+    }
+
+    /// The next moment at which something may have passed.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let idle = deadline(self.last_activity, self.idle);
+        let per_try_idle = deadline(self.last_activity, self.per_try_idle);
+        [self.request, self.max_stream, self.max_upstream, self.route, self.per_try, per_try_idle]
+            .into_iter()
+            .fold(idle, earlier)
+    }
+
+    /// What has passed at `now`.
+    pub(crate) fn expired(&mut self, now: Instant) -> Option<Expired> {
+        self.now = now;
+        let passed = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        let rows = [
+            (self.per_try, Expired::PerTry),
+            (self.route, Expired::Route),
+            (deadline(self.last_activity, self.per_try_idle), Expired::PerTryIdle),
+            (self.max_upstream, Expired::MaxUpstream),
+            (self.max_stream, Expired::MaxStream),
+            (self.request, Expired::Request),
+            (deadline(self.last_activity, self.idle), Expired::Idle),
+        ];
+        rows.into_iter().find(|(at, _)| passed(*at)).map(|(_, expired)| expired)
+    }
+}
+
+impl Expired {
+    pub(crate) fn fault(self) -> Fault {
+        match self {
+            Self::Idle => Fault::StreamIdle,
+            Self::Request => Fault::RequestTimeout,
+            Self::MaxStream => Fault::MaxStreamDuration,
+            Self::MaxUpstream => Fault::UpstreamMaxStreamDuration,
+            Self::Route => Fault::RouteTimeout,
+            Self::PerTry => Fault::PerTryTimeout,
+            Self::PerTryIdle => Fault::PerTryIdleTimeout,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_deadline_is_the_earliest_and_names_itself() {
+        let start = Instant::now();
+        let mut clocks = Clocks::new(start);
+        assert_eq!(clocks.next(), None);
+        clocks.idle = Some(Duration::from_secs(300));
+        clocks.route = Some(start + Duration::from_secs(15));
+        assert_eq!(clocks.next(), clocks.route);
+        assert_eq!(clocks.expired(start + Duration::from_secs(14)), None);
+        assert_eq!(clocks.expired(start + Duration::from_secs(15)), Some(Expired::Route));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        clocks.touch();
+        clocks.settle();
+        assert_eq!(clocks.last_activity, start + Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,314 @@
+//! One HTTP connection: decodes requests and serves each, one after the other or side by side.
+//!
+//! After this file nothing asks which version of HTTP a request came by.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use dp_filters::Run;
+use dp_http::flags::Flags;
+use dp_http::h1::{self, HeadError, Version};
+use dp_http::io::Io;
+use dp_http::stream::{ServerStream, StreamError};
+use dp_http::{LocalReply, Protocol, RequestHead, StreamInfo, h2};
+use dp_snapshot::{Hcm, Network, Snapshot};
+use shared_config::hcm::Codec;
+use stdx::drain::Phase;
+use tokio::time::Instant;
+
+use crate::body::RequestBody;
+use crate::clocks::Clocks;
+use crate::connection::Connection;
+use crate::fault::Fault;
+use crate::finish::{self, Finish};
+use crate::relay::Down;
+use crate::shadow::Shadows;
+use crate::stream::{self, Stream};
+use crate::timer::{LazyTimer, deadline, earlier};
+use crate::{reply, tunnel};
+
+/// Serves a connection until it ends, drains or breaks.
+pub(crate) async fn serve(conn: Connection, hcm: Arc<Hcm>, io: Io) {
+    let shard = conn.worker.shard;
+    let stats = Arc::clone(&hcm.stats);
+    stats.downstream_cx_total().inc(shard);
+    stats.downstream_cx_active().inc(shard);
+    let codec = h1::ServerConn::new(io, Arc::clone(&hcm.http1));
+    identify(conn, hcm, codec).await;
+    stats.downstream_cx_active().dec(shard);
+    stats.downstream_cx_destroy().inc(shard);
+}
+
+/// Finds out which version of HTTP the client speaks.
+async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) {
+    let alpn = conn.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    let known = match (hcm.config.codec, alpn) {
+        (Codec::Http1, _) => Some(Version::Http1),
+        (Codec::Http2, _) | (Codec::Auto, Some("h2")) => Some(Version::Http2),
+        (Codec::Auto, Some(_)) => Some(Version::Http1),
+        (Codec::Auto, None) => None,
+    };
+    let mut timer = LazyTimer::default();
+    let version = match known {
+        Some(version) => version,
+        None => {
+            let wait = deadline(Instant::now(), hcm.config.http.idle_timeout);
+            match timer.before(wait, codec.detect()).await {
+                Some(Some(version)) => version,
+                _ => return,
+            }
+        }
+    };
+    match version {
+        Version::Http1 => serve_http1(conn, hcm, codec, timer).await,
+        Version::Http2 => {
+            let (io, start) = codec.into_parts();
+            // Boxed: an HTTP/1 connection that waits should not pay for what HTTP/2 needs.
+            Box::pin(serve_http2(conn, hcm, io, start)).await;
+        }
+    }
+}
+
+// === HTTP/1 ===
+
+async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn, mut timer: LazyTimer) {
+    let mut view = View::new(&conn, hcm);
+    let born = Instant::now();
+    let mut served: u32 = 0;
+    let mut draining = conn.chain.drain.watch();
+    loop {
+        let options = &view.hcm.config.http;
+        let end_of_life = deadline(born, options.max_connection_duration);
+        let idle = earlier(deadline(Instant::now(), options.idle_timeout), end_of_life);
+        let readable = {
+            let mut readable = pin!(codec.wait_readable());
+            let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
+            poll_fn(|cx| {
+                if let Poll::Ready(open) = readable.as_mut().poll(cx) {
+                    return Poll::Ready(open);
+                }
+                if drained.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                timer.poll_deadline(cx, idle).map(|()| false)
+            })
+            .await
+        };
+        if !readable {
+            break;
+        }
+        let start = Instant::now();
+        let limit = deadline(start, view.hcm.config.timeouts.request_headers);
+        let head = timer.before(limit, codec.read_head()).await;
+        view.refresh();
+        let head = match head {
+            Some(Ok(Some(head))) => head,
+            Some(Ok(None)) => break,
+            refused => {
+                let late = HeadError { status: 408, details: "request_header_timeout" };
+                let error = refused.and_then(Result::err).unwrap_or(late);
+                refuse(&conn, &view, &mut codec, &mut timer, error).await;
+                break;
+            }
+        };
+        served = served.saturating_add(1);
+        let is_last = view.hcm.config.http.max_requests_per_connection.is_some_and(|max| served >= max)
+            || conn.is_draining()
+            || end_of_life.is_some_and(|end| start >= end);
+        if is_last {
+            codec.close_after_response();
+        }
+        let stream = begin(&conn, &view, head, ServerStream::H1(&mut codec), &mut timer, start);
+        // Boxed, so that a connection that waits for its next request holds nothing of the last one.
+        Box::pin(stream::serve(stream)).await;
+        if !codec.is_keep_alive() {
+            break;
+        }
+    }
+    let patience = deadline(Instant::now(), view.hcm.config.timeouts.delayed_close);
+    if patience.is_some() {
+        // What the client still sends is read for a while, so that it can read our last response.
+        timer.before(patience, codec.close()).await;
+    }
+}
+
+/// Answers a head that no request could be made of; the connection ends afterwards.
+async fn refuse(conn: &Connection, view: &View, codec: &mut h1::ServerConn, timer: &mut LazyTimer, error: HeadError) {
+    view.hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
+    codec.close_after_response();
+    let mut head = RequestHead::default();
+    head.protocol = Protocol::Http11;
+    let mut stream = begin(conn, view, head, ServerStream::H1(codec), timer, Instant::now());
+    stream.body.complete = true;
+    let local = LocalReply::new(error.status, error.details).flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+    reply::fault(&mut stream, Fault::Replace(Box::new(local))).await;
+    finish::log(stream);
+}
+
+// === HTTP/2 ===
+
+async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Bytes) {
+    let conn = Rc::new(conn);
+    let mut view = View::new(&conn, hcm);
+    let born = Instant::now();
+    let mut timer = LazyTimer::default();
+    let mut draining = conn.chain.drain.watch();
+    let start_by = deadline(born, view.hcm.config.http.idle_timeout);
+    let Some(Ok(mut codec)) = timer.before(start_by, h2::ServerConn::handshake(io, start, &view.hcm.http2)).await
+    else {
+        return;
+    };
+    let active = Rc::new(std::cell::Cell::new(0u32));
+    let mut served: u32 = 0;
+    let mut leaving = false;
+    let mut idle_since = born;
+    loop {
+        let options = &view.hcm.config.http;
+        let idle = if active.get() == 0 { deadline(idle_since, options.idle_timeout) } else { None };
+        let end_of_life = deadline(born, options.max_connection_duration).filter(|_| !leaving);
+        let event = {
+            let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
+            poll_fn(|cx| {
+                if let Poll::Ready(accepted) = codec.poll_accept(cx) {
+                    return Poll::Ready(Event::Accepted(accepted));
+                }
+                if !leaving && drained.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Leave);
+                }
+                timer.poll_deadline(cx, earlier(idle, end_of_life)).map(|()| Event::Leave)
+            })
+            .await
+        };
+        let (head, down) = match event {
+            Event::Accepted(Some(Ok(accepted))) => accepted,
+            Event::Accepted(Some(Err(_)) | None) => return,
+            Event::Leave => {
+                if std::mem::replace(&mut leaving, true) {
+                    return;
+                }
+                codec.graceful_shutdown();
+                continue;
+            }
+        };
+        view.refresh();
+        served = served.saturating_add(1);
+        if view.hcm.config.http.max_requests_per_connection.is_some_and(|max| served >= max) && !leaving {
+            leaving = true;
+            codec.graceful_shutdown();
+        }
+        idle_since = Instant::now();
+        active.set(active.get() + 1);
+        let (conn, view, active) = (Rc::clone(&conn), view.clone(), Rc::clone(&active));
+        let start = idle_since;
+        tokio::task::spawn_local(async move {
+            let mut timer = LazyTimer::default();
+            let stream = begin(&conn, &view, head, ServerStream::H2(Box::new(down)), &mut timer, start);
+            stream::serve(stream).await;
+            active.set(active.get() - 1);
+        });
+    }
+}
+
+enum Event {
+    Accepted(Option<Result<(RequestHead, h2::ServerStream), StreamError>>),
+    /// Time to end the connection gracefully.
+    Leave,
+}
+
+// === both ===
+
+/// The connection manager of a connection as the newest snapshot has it.
+#[derive(Clone)]
+struct View {
+    listener: Arc<str>,
+    chain: u64,
+    worker: Rc<crate::worker::Worker>,
+    snapshot: Arc<Snapshot>,
+    hcm: Arc<Hcm>,
+}
+
+impl View {
+    fn new(conn: &Connection, hcm: Arc<Hcm>) -> Self {
+        let mut view = Self {
+            listener: Arc::clone(&conn.listener.name),
+            chain: conn.chain.id,
+            worker: Rc::clone(&conn.worker),
+            snapshot: conn.worker.snapshot(),
+            hcm,
+        };
+        view.resolve();
+        view
+    }
+
+    /// Follows the latest snapshot; costs one atomic load when it did not change.
+    fn refresh(&mut self) {
+        if self.worker.is_newest(&self.snapshot) {
+            return;
+        }
+        self.snapshot = self.worker.snapshot();
+        self.resolve();
+    }
+
+    /// A chain that is gone serves its last connections as it was.
+    fn resolve(&mut self) {
+        let chain = self.snapshot.listener(&self.listener).and_then(|listener| listener.chain_by_id(self.chain));
+        if let Some(Network::Http(hcm)) = chain.map(|chain| &chain.network) {
+            self.hcm = Arc::clone(hcm);
+        }
+    }
+}
+
+/// A stream at its beginning.
+fn begin<'c>(
+    conn: &'c Connection,
+    view: &View,
+    request: RequestHead,
+    down: ServerStream<'c>,
+    timer: &'c mut LazyTimer,
+    start: Instant,
+) -> Stream<'c> {
+    let mut info = StreamInfo::new(Arc::clone(&conn.info), request.protocol, SystemTime::now(), start.into_std());
+    info.sizes.request_headers = down.sizes().head_in;
+    let config = &view.hcm.config;
+    let mut clocks = Clocks::new(start);
+    clocks.idle = config.timeouts.stream_idle;
+    clocks.request = deadline(start, config.timeouts.request);
+    clocks.max_stream = deadline(start, config.http.max_stream_duration);
+    let complete = down.is_request_complete();
+    let tunnel = tunnel::requested(&request);
+    Stream {
+        worker: &conn.worker,
+        conn,
+        hcm: Arc::clone(&view.hcm),
+        snapshot: Some(Arc::clone(&view.snapshot)),
+        route: None,
+        target: None,
+        needs_tls: false,
+        shadows: Shadows::default(),
+        set_cookies: Vec::new(),
+        down,
+        timer,
+        tunnel,
+        body: RequestBody::new(complete),
+        filters: Run::new(&view.hcm.filters),
+        request,
+        info,
+        clocks,
+        reply: Down::default(),
+        finish: Finish::begin(&view.hcm, conn.worker.shard),
+        held_request: None,
+        random: fastrand::u64(..),
+    }
+}
+
+impl Connection {
+    /// Whether new requests on this connection should be its last.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.chain.drain.phase() > Phase::Serving
+            || self.worker.drain.phase() > Phase::Serving
+    }
+}

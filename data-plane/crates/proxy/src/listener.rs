@@ -1,0 +1,62 @@
+//! Accepting: one task a listening socket on each worker, following the listeners of the snapshot.
+//!
+//! A socket that is still wanted is never closed and reopened; a listener that is no more stops accepting at once.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use dp_snapshot::{Listener, Sockets};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::connection;
+use crate::worker::Worker;
+
+/// Starts and stops accept loops as snapshots come, until the process drains.
+pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u64>) {
+    let mut accepting: HashMap<u64, AbortHandle> = HashMap::new();
+    loop {
+        let snapshot = worker.snapshot();
+        let mut wanted: HashMap<u64, (&Arc<Listener>, &Arc<Sockets>)> = HashMap::new();
+        for listener in snapshot.listeners() {
+            if listener.accepts() {
+                wanted.extend(listener.sockets.iter().map(|sockets| (sockets.id, (listener, sockets))));
+            }
+        }
+        accepting.retain(|id, task| {
+            let keep = wanted.contains_key(id);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (id, (listener, sockets)) in wanted {
+            accepting.entry(id).or_insert_with(|| {
+                let name = Arc::clone(&listener.name);
+                tokio::task::spawn_local(accept(Rc::clone(&worker), name, Arc::clone(sockets))).abort_handle()
+            });
+        }
+        drop(snapshot);
+        if published.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, name: Arc<str>, sockets: Arc<Sockets>) {
+    let Some(bound) = sockets.take(worker.shard) else { return };
+    let socket = match bound.into_listener() {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(listener = %name, %error, "cannot accept on this worker");
+            return;
+        }
+    };
+    loop {
+        let accepted = socket.accept().await;
+        // Looked up for each connection, so that new connections see the listener as it is now.
+        let Some(listener) = worker.snapshot().listener(&name).cloned() else { return };
+        tokio::task::spawn_local(connection::serve(Rc::clone(&worker), listener, accepted));
+    }
+}

@@ -1,0 +1,347 @@
+//! A head that is safe to act on: path, host, `x-forwarded-*`, request id, hop-by-hop fields, both ways.
+//!
+//! Follows Envoy's connection manager. Believes a header of a client only as far as the configuration says.
+
+use std::net::IpAddr;
+
+use dp_http::info::Address;
+use dp_http::{HeaderName, Headers, LocalReply, Method, Protocol, ResponseHead, Scheme, name};
+use shared_config::hcm::{AddressDetection, HttpConnectionManager, ServerHeader};
+
+use crate::fault::Fault;
+use crate::stream::Stream;
+
+mod client_cert;
+mod forwarded;
+mod path;
+mod upstream;
+
+pub(crate) use upstream::{attempt, from_upstream, prepare};
+
+/// Headers by which a stranger could steer the proxy (Envoy strips them from edge requests).
+static STEERING: &[&HeaderName] = &[
+    &name::X_ENVOY_DECORATOR_OPERATION,
+    &name::X_ENVOY_RETRY_ON,
+    &name::X_ENVOY_RETRY_GRPC_ON,
+    &name::X_ENVOY_MAX_RETRIES,
+    &name::X_ENVOY_RETRIABLE_STATUS_CODES,
+    &name::X_ENVOY_RETRIABLE_HEADER_NAMES,
+    &name::X_ENVOY_UPSTREAM_ALT_STAT_NAME,
+    &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+    &name::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
+    &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
+    &name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
+    &name::X_ENVOY_FORCE_TRACE,
+    &name::X_ENVOY_IP_TAGS,
+    &name::X_ENVOY_ORIGINAL_PATH,
+    &name::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+    &name::X_ENVOY_INTERNAL,
+    &name::X_ENVOY_EXTERNAL_ADDRESS,
+];
+
+/// Makes the head of a request one that routes and filters can believe.
+pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
+    let hcm = stream.hcm.clone();
+    let config = &hcm.config;
+    check_host(stream, config)?;
+    request_path(stream, config)?;
+    host(stream, config);
+    hop_by_hop(stream)?;
+    let edge = who(stream, config)?;
+    if edge {
+        for field in STEERING {
+            stream.request.headers.remove(*field);
+        }
+    }
+    if edge {
+        if let Some(client) = stream.info.client.ip() {
+            stream.request.headers.set(&name::X_ENVOY_EXTERNAL_ADDRESS, client.to_string().as_bytes());
+        }
+    } else if stream.info.internal {
+        stream.request.headers.set(&name::X_ENVOY_INTERNAL, b"true");
+    }
+    scheme(stream);
+    client_cert::apply(&mut stream.request.headers, &stream.conn.info, &config.client_certificate);
+    request_id(stream, config, edge);
+    if !config.via.is_empty() {
+        append_list(&mut stream.request.headers, &name::VIA, &config.via);
+    }
+    expect(stream, config);
+    Ok(())
+}
+
+fn check_host(stream: &Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
+    let head = &stream.request;
+    if head.protocol == Protocol::Http10 && !config.http1.accept_http_10 {
+        let reply = LocalReply::new(426, "low_version");
+        return Err(Fault::Reply(Box::new(reply)));
+    }
+    if head.authority().is_empty() && head.protocol != Protocol::Http10 {
+        return Err(Fault::MissingHost);
+    }
+    Ok(())
+}
+
+fn request_path(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
+    use path::{EscapedSlashes, Slashes};
+    let head = &mut stream.request;
+    if head.method == Method::Connect && head.connect_protocol().is_none() || head.path() == "*" {
+        return Ok(());
+    }
+    if !head.path().starts_with('/') {
+        let details = if head.path().is_empty() { "missing_path_rejected" } else { "absolute_path_rejected" };
+        return Err(Fault::Reply(Box::new(LocalReply::new(404, details))));
+    }
+    // A correct client never sends a fragment; what follows it must not decide anything (CVE-2021-32779).
+    if head.path().contains('#') {
+        return Err(Fault::PathEscape);
+    }
+    let action = match config.path.escaped_slashes {
+        shared_config::hcm::EscapedSlashes::Keep => EscapedSlashes::Keep,
+        shared_config::hcm::EscapedSlashes::Reject => EscapedSlashes::Reject,
+        shared_config::hcm::EscapedSlashes::UnescapeAndRedirect => EscapedSlashes::UnescapeAndRedirect,
+        shared_config::hcm::EscapedSlashes::UnescapeAndForward => EscapedSlashes::UnescapeAndForward,
+    };
+    let (unescaped, redirect) = match path::escaped_slashes(head.path(), action) {
+        Slashes::Rejected => return Err(Fault::PathEscape),
+        Slashes::Redirect(path) => (std::borrow::Cow::Owned(path), true),
+        Slashes::Kept(path) => (path, false),
+    };
+    let normal = if config.path.normalize {
+        path::normalize(&unescaped).ok_or(Fault::PathEscape)?
+    } else {
+        std::borrow::Cow::Borrowed(&*unescaped)
+    };
+    let merged = if config.path.merge_slashes { path::merge_slashes(&normal) } else { std::borrow::Cow::Borrowed(&*normal) };
+    if merged != head.path() {
+        let path = merged.into_owned();
+        head.set_path(&path);
+        if redirect {
+            let mut reply = LocalReply::new(307, "path_normalization_failed");
+            reply.headers.append(&name::LOCATION, path.as_bytes());
+            return Err(Fault::Reply(Box::new(reply)));
+        }
+    }
+    Ok(())
+}
+
+/// Strips port and trailing dot where asked.
+fn host(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
+    use shared_config::hcm::StripPort;
+    let head = &mut stream.request;
+    let authority = head.authority();
+    let mut host = authority;
+    if let Some(at) = port_at(authority) {
+        let strip = match config.host.strip_port {
+            StripPort::Keep => false,
+            StripPort::Any => true,
+            StripPort::Matching => authority[at + 1..].parse().ok() == stream.conn.info.local.port(),
+        };
+        if strip && head.method != Method::Connect {
+            host = &authority[..at];
+        }
+    }
+    if config.host.strip_trailing_dot {
+        let (name, port) = host.split_at(port_at(host).unwrap_or(host.len()));
+        if let Some(name) = name.strip_suffix('.') {
+            let stripped = format!("{name}{port}");
+            head.set_authority(&stripped);
+            return;
+        }
+    }
+    if host.len() != authority.len() {
+        let host = host.to_owned();
+        head.set_authority(&host);
+    }
+}
+
+/// Where the `:` before a port stands; the colons of an IPv6 address in brackets are none.
+fn port_at(authority: &str) -> Option<usize> {
+    authority.rfind(':').filter(|at| !authority[*at..].contains(']'))
+}
+
+/// Removes what concerned only the client's connection (RFC 9110 §7.6.1). What it upgrades to is in the head itself.
+fn hop_by_hop(stream: &mut Stream<'_>) -> Result<(), Fault> {
+    stream.request.headers.remove_hop_by_hop().map_err(|_| Fault::BadRequest("invalid_connection_header"))
+}
+
+/// Finds the client and says whether this is an edge request: one from outside that we must not believe.
+fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, Fault> {
+    let client = &config.client;
+    let remote = stream.conn.info.remote.clone();
+    let tls = stream.conn.info.tls.is_some();
+    let headers = &mut stream.request.headers;
+    let mut trust = false;
+    if client.use_remote_address {
+        let hops = client.xff_trusted_hops as usize;
+        stream.info.client = match hops.checked_sub(1).and_then(|hops| trusted(headers, hops)) {
+            Some(ip) => Address::Ip((ip, 0).into()),
+            None => remote.clone(),
+        };
+        trust = !headers.contains(&name::X_FORWARDED_FOR);
+        if !client.skip_xff_append {
+            append_forwarded_for(headers, &remote, client.as_mapped_ipv6);
+        }
+        if hops == 0 || !headers.contains(&name::X_FORWARDED_PROTO) {
+            headers.set(&name::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
+        }
+        if client.append_x_forwarded_port
+            && let Some(port) = stream.conn.info.local.port()
+            && (hops == 0 || !headers.contains(&name::X_FORWARDED_PORT))
+        {
+            headers.set(&name::X_FORWARDED_PORT, port.to_string().as_bytes());
+        }
+    } else if client.detection.is_empty() {
+        trust = forwarded::is_single(headers.all(&name::X_FORWARDED_FOR));
+        if let Some(ip) = trusted(headers, client.xff_trusted_hops as usize) {
+            stream.info.client = Address::Ip((ip, 0).into());
+        }
+    } else if let Some((ip, trusted)) = detect(&client.detection, headers, &remote)? {
+        trust = trusted;
+        stream.info.client = Address::Ip((ip, 0).into());
+    }
+    if !headers.contains(&name::X_FORWARDED_PROTO) {
+        headers.set(&name::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
+    }
+    let internal = &client.internal;
+    let is_internal = match stream.info.client.ip() {
+        Some(ip) => internal.ranges.iter().any(|range| range.contains(&ip)),
+        None => internal.unix_sockets,
+    };
+    stream.info.internal = trust && is_internal;
+    Ok(!stream.info.internal && client.use_remote_address)
+}
+
+fn append_forwarded_for(headers: &mut Headers, remote: &Address, as_mapped_ipv6: bool) {
+    match remote.ip() {
+        Some(IpAddr::V4(ip)) if as_mapped_ipv6 => {
+            append_list(headers, &name::X_FORWARDED_FOR, &ip.to_ipv6_mapped().to_string());
+        }
+        Some(ip) => append_list(headers, &name::X_FORWARDED_FOR, &ip.to_string()),
+        None => {}
+    }
+}
+
+fn trusted(headers: &Headers, hops: usize) -> Option<IpAddr> {
+    let fields: smallvec::SmallVec<[&[u8]; 4]> = headers.all(&name::X_FORWARDED_FOR).collect();
+    forwarded::nth_from_right(fields.into_iter(), hops)
+}
+
+/// Asks the detection extensions in turn for the client's address, and whether it may make the client internal.
+fn detect(
+    detections: &[AddressDetection],
+    headers: &mut Headers,
+    remote: &Address,
+) -> Result<Option<(IpAddr, bool)>, Fault> {
+    for detection in detections {
+        let found = match detection {
+            AddressDetection::Xff { trusted_hops, trusted_ranges, skip_append } => {
+                let single = forwarded::is_single(headers.all(&name::X_FORWARDED_FOR));
+                let found = if trusted_ranges.is_empty() {
+                    trusted(headers, *trusted_hops as usize)
+                } else {
+                    let fields: smallvec::SmallVec<[&[u8]; 4]> = headers.all(&name::X_FORWARDED_FOR).collect();
+                    let near = remote.ip().is_some_and(|ip| trusted_ranges.iter().any(|range| range.contains(&ip)));
+                    if near { forwarded::first_outside(fields.into_iter(), trusted_ranges) } else { None }
+                };
+                if !skip_append {
+                    append_forwarded_for(headers, remote, false);
+                }
+                found.map(|ip| (ip, single))
+            }
+            AddressDetection::Header { name, trusted, reject_with } => {
+                match (headers.text(name.as_str()).and_then(|text| text.trim().parse().ok()), reject_with) {
+                    (Some(ip), _) => Some((ip, *trusted)),
+                    (None, Some(status)) => {
+                        let reply = LocalReply::new(*status, "original_ip_detection_failed");
+                        return Err(Fault::Reply(Box::new(reply)));
+                    }
+                    (None, None) => None,
+                }
+            }
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Adds an entry to a comma-separated field.
+pub(crate) fn append_list(headers: &mut Headers, field: &HeaderName, entry: &str) {
+    let value = match headers.text(field) {
+        None => entry.to_owned(),
+        Some(_) => {
+            let mut all = String::new();
+            for value in headers.all(field).filter_map(|v| std::str::from_utf8(v).ok()) {
+                if !all.is_empty() {
+                    all.push(',');
+                }
+                all.push_str(value);
+            }
+            all.push(',');
+            all.push_str(entry);
+            all
+        }
+    };
+    headers.set(field, value.as_bytes());
+}
+
+/// The scheme the client used, as far as it can be known. What the upstream is told is decided in `upstream.rs`.
+fn scheme(stream: &mut Stream<'_>) {
+    let forwarded = stream.request.headers.get(&name::X_FORWARDED_PROTO);
+    stream.request.scheme = if forwarded == Some(b"https") { Scheme::Https } else { Scheme::Http };
+}
+
+fn request_id(stream: &mut Stream<'_>, config: &HttpConnectionManager, edge: bool) {
+    let headers = &mut stream.request.headers;
+    let there = headers.text(&name::X_REQUEST_ID).is_some_and(|id| !id.is_empty());
+    if config.request_id.generate && (!there || (edge && !config.request_id.preserve_external)) {
+        let random = uuid::Builder::from_random_bytes(std::array::from_fn(|_| fastrand::u8(..))).into_uuid();
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let text: &str = random.hyphenated().encode_lower(&mut text);
+        headers.set(&name::X_REQUEST_ID, text.as_bytes());
+    } else if edge && there && !config.request_id.preserve_external && !config.request_id.generate {
+        headers.remove(&name::X_REQUEST_ID);
+    }
+    stream.info.request_id = headers.text(&name::X_REQUEST_ID).unwrap_or_default().to_owned();
+}
+
+/// Answers `expect: 100-continue` here, unless the upstream is to do it (Envoy `proxy_100_continue`).
+fn expect(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
+    if !stream.down.expects_continue() || config.proxy_100_continue {
+        return;
+    }
+    stream.request.headers.remove(&name::EXPECT);
+    if !stream.body.complete {
+        // A client that is gone is noticed when its body is read.
+        let _ = stream.down.send_informational(&ResponseHead::new(100));
+    }
+}
+
+/// Makes the head of a response one for this client. `opens`: it opens a tunnel.
+pub(crate) fn response(stream: &mut Stream<'_>, head: &mut ResponseHead, opens: bool) {
+    let hcm = stream.hcm.clone();
+    let config = &hcm.config;
+    // A response that names the connection in a way that makes no sense loses what it named, not more.
+    let _ = head.headers.remove_hop_by_hop();
+    if opens && let Some(tunnel) = &stream.tunnel {
+        let key = stream.request.headers.get(&name::SEC_WEBSOCKET_KEY).filter(|_| stream.client_is_http1());
+        crate::tunnel::answer(head, tunnel, key);
+    }
+    match config.server_header {
+        ServerHeader::Overwrite => head.headers.set(&name::SERVER, config.server_name.as_bytes()),
+        ServerHeader::AppendIfAbsent if head.headers.contains(&name::SERVER) => {}
+        ServerHeader::AppendIfAbsent => head.headers.append(&name::SERVER, config.server_name.as_bytes()),
+        ServerHeader::PassThrough => {}
+    }
+    if !head.headers.contains(&name::DATE) {
+        crate::date::with_now(|date| head.headers.append(&name::DATE, date));
+    }
+    if config.request_id.in_response && !stream.info.request_id.is_empty() {
+        head.headers.set(&name::X_REQUEST_ID, stream.info.request_id.as_bytes());
+    }
+    if !config.via.is_empty() {
+        append_list(&mut head.headers, &name::VIA, &config.via);
+    }
+}

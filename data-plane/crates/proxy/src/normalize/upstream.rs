@@ -1,0 +1,95 @@
+//! The head of a request as the upstream gets it: once for all tries, then what each try changes.
+
+use std::borrow::Cow;
+
+use dp_http::{ResponseHead, Scheme, name};
+use dp_upstream::Endpoint;
+use shared_config::hcm::Scheme as SchemeOption;
+use shared_config::route::HostRewrite;
+
+use crate::route::Chosen;
+use crate::stream::Stream;
+
+/// Applies what the route changes: headers, host, path.
+pub(crate) fn prepare(stream: &mut Stream<'_>, chosen: &Chosen) {
+    let plan = chosen.plan();
+    let headers = chosen.target().map_or(&chosen.route().headers, |target| &target.headers);
+    headers.request.apply_to_request(&mut stream.request, &stream.info);
+    let host = match chosen.target().and_then(|target| target.host_rewrite.as_ref()) {
+        Some(host) => Some(host.clone()),
+        None => plan.host.as_ref().and_then(|host| host.rewrite(&stream.request)).map(Cow::into_owned),
+    };
+    if let Some(host) = host {
+        set_host(stream, chosen, &host);
+    }
+    if let Some(rewrite) = &plan.path {
+        let original = stream.request.path().to_owned();
+        let path = rewrite.rewrite(&original);
+        if envoy_headers(stream) {
+            stream.request.headers.set(&name::X_ENVOY_ORIGINAL_PATH, original.as_bytes());
+        }
+        stream.info.original_path = Some(original);
+        stream.request.set_path(&path);
+    }
+}
+
+fn set_host(stream: &mut Stream<'_>, chosen: &Chosen, host: &str) {
+    if chosen.plan().config.append_x_forwarded_host {
+        let old = stream.request.authority().to_owned();
+        super::append_list(&mut stream.request.headers, &name::X_FORWARDED_HOST, &old);
+    }
+    stream.request.set_authority(host);
+}
+
+/// Applies what depends on this try: its endpoint, its number, its protocol.
+pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpoint, number: u32) {
+    let plan = chosen.plan();
+    if plan.config.host_rewrite == HostRewrite::Auto && !endpoint.state.hostname.is_empty() {
+        let host = endpoint.state.hostname.to_string();
+        if stream.request.authority() != host {
+            set_host(stream, chosen, &host);
+        }
+    }
+    if chosen.route().attempt_count_in_request {
+        stream.request.headers.set(&name::X_ENVOY_ATTEMPT_COUNT, number.to_string().as_bytes());
+    }
+    let respected = stream.chain().router().is_some_and(|router| router.respect_expected_rq_timeout)
+        && stream.request.headers.contains(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS);
+    if envoy_headers(stream) && !respected {
+        let timeout = [stream.clocks.per_try_limit, stream.clocks.route_timeout].into_iter().flatten().min();
+        if let Some(timeout) = timeout {
+            let ms = timeout.as_millis().to_string();
+            stream.request.headers.set(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, ms.as_bytes());
+        }
+    }
+    match stream.hcm.config.scheme {
+        SchemeOption::Keep => {}
+        SchemeOption::Http => stream.request.scheme = Scheme::Http,
+        SchemeOption::Https => stream.request.scheme = Scheme::Https,
+        SchemeOption::MatchUpstream => stream.request.scheme = if chosen.cluster.tls.is_some() { Scheme::Https } else { Scheme::Http },
+    }
+}
+
+/// Completes the head of an upstream's response: what the route adds, before the filters see it.
+pub(crate) fn from_upstream(stream: &mut Stream<'_>, chosen: &Chosen, head: &mut ResponseHead) {
+    if envoy_headers(stream) {
+        let timing = &stream.info.timing;
+        let sent = timing.request_complete.max(timing.upstream_first_sent).unwrap_or_default();
+        let took = timing.upstream_first_received.unwrap_or_default().saturating_sub(sent);
+        head.headers.set(&name::X_ENVOY_UPSTREAM_SERVICE_TIME, took.as_millis().to_string().as_bytes());
+    }
+    if chosen.route().attempt_count_in_response {
+        let attempts = stream.info.upstream.attempts.to_string();
+        head.headers.set(&name::X_ENVOY_ATTEMPT_COUNT, attempts.as_bytes());
+    }
+    for cookie in stream.set_cookies.drain(..) {
+        head.headers.append(&name::SET_COOKIE, cookie.as_bytes());
+    }
+    let headers = chosen.target().map_or(&chosen.route().headers, |target| &target.headers);
+    headers.response.apply_to_response(head, Some(&stream.request), &stream.info);
+}
+
+/// Whether `x-envoy-*` headers are written (the router's `suppress_envoy_headers`).
+pub(super) fn envoy_headers(stream: &Stream<'_>) -> bool {
+    stream.chain().router().is_none_or(|router| !router.suppress_envoy_headers)
+}

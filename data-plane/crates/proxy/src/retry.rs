@@ -1,0 +1,425 @@
+//! Sends the request: picks an endpoint, connects, sends, and does it again where the policy says so.
+//!
+//! A request that may have had an effect is never sent twice unless the operator asked for it.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use dp_http::ResponseHead;
+use dp_http::flags::Flags;
+use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
+use dp_upstream::endpoint::ActiveRequest;
+use dp_upstream::{
+    Checkout, CheckoutOptions, Cluster, ConnectError, Endpoint, Guard, PickContext, PickError, Resource,
+};
+use shared_config::route::RetryPolicy;
+use stdx::backoff::Backoff;
+use tokio::time::Instant;
+
+use crate::clocks::Expired;
+use crate::fault::Fault;
+use crate::relay::pump_up;
+use crate::retry::decide::{Lost, Tries};
+use crate::route::{self, Chosen};
+use crate::stream::Stream;
+use crate::{normalize, shadow};
+
+mod decide;
+
+/// A try that brought the head of a response.
+pub(crate) struct Upstream {
+    pub(crate) checkout: Checkout,
+    pub(crate) head: ResponseHead,
+    request: Running,
+}
+
+/// A request in progress at an endpoint: counted where breakers and balancing look.
+struct Running {
+    cluster: Arc<Cluster>,
+    active: Option<ActiveRequest>,
+    _guard: Guard,
+    shard: usize,
+    since: Instant,
+    /// The response was no server error.
+    good: bool,
+}
+
+/// Why a try brought none.
+enum Failure {
+    /// Nothing that another try could mend: the client left, a deadline of the stream passed, a filter replied.
+    Final(Fault),
+    Connect(ConnectError),
+    /// `reused`: the connection had served before.
+    Stream { error: StreamError, reused: bool },
+    PerTry(Expired),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Final(fault)
+    }
+}
+
+/// Brings the head of the final response, or the reason why there is none.
+pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upstream, Fault> {
+    let policy = chosen.plan().config.retry.as_ref();
+    let mut tries = Tries::new(policy, &stream.request);
+    if tries.may_repeat() {
+        stream.body.keep(chosen.buffer_limit(stream));
+    }
+    route::start_clocks(stream, chosen.plan());
+    shadow::send(stream, chosen.plan());
+    let mut backoff = back_off(policy);
+    let mut tried: Vec<u64> = Vec::new();
+    // Counts against the retry breaker for as long as the retry runs.
+    let mut _retrying: Option<Guard> = None;
+    loop {
+        tries.made += 1;
+        stream.body.rewind();
+        let delay = match attempt(stream, chosen, &tries, &mut tried).await {
+            Ok(upstream) => {
+                let repeat = stream.body.can_replay() && tries.after_response(policy, &upstream.head);
+                _retrying = if repeat { retry_guard(stream, chosen) } else { None };
+                if _retrying.is_none() {
+                    stream.body.forget();
+                    return Ok(upstream);
+                }
+                let asked = policy.and_then(|p| decide::asked_delay(p, &upstream.head.headers, unix_now()));
+                upstream.cut(true);
+                asked.unwrap_or_else(|| backoff.next_delay())
+            }
+            Err(failure) => {
+                if is_stale(&failure, stream) && tries.after_stale(stream.body.can_replay()) {
+                    continue;
+                }
+                let lost = failure.lost();
+                let repeat = lost.is_some_and(|lost| stream.body.can_replay() && tries.after_loss(lost));
+                _retrying = if repeat { retry_guard(stream, chosen) } else { None };
+                if _retrying.is_none() {
+                    if lost.is_some() && tries.may_repeat_at_all() && tries.made > 1 {
+                        stream.info.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                    }
+                    return Err(failure.fault());
+                }
+                backoff.next_delay()
+            }
+        };
+        chosen.cluster.state.stats.upstream_rq_retry().inc(stream.worker.shard);
+        wait(stream, delay).await?;
+    }
+}
+
+/// One more retry, unless too many run.
+fn retry_guard(stream: &mut Stream<'_>, chosen: &Chosen) -> Option<Guard> {
+    let guard = chosen.cluster.admit(Resource::Retries, chosen.priority, stream.worker.index());
+    if guard.is_none() {
+        stream.info.flags.set(Flags::UPSTREAM_OVERFLOW);
+    }
+    guard
+}
+
+/// Whether a reused connection turned out to be closed, so that sending again cannot do harm: nothing was processed,
+/// or processing it twice changes nothing.
+fn is_stale(failure: &Failure, stream: &Stream<'_>) -> bool {
+    let Failure::Stream { error, reused: true } = failure else { return false };
+    let broke = matches!(error.kind, StreamErrorKind::Closed | StreamErrorKind::Io(_) | StreamErrorKind::Reset(_));
+    broke && (error.retry_safe || (stream.request.method.is_idempotent() && stream.body.is_empty()))
+}
+
+/// One try: an endpoint, a connection, the request up, the head of the response down.
+async fn attempt(
+    stream: &mut Stream<'_>,
+    chosen: &Chosen,
+    tries: &Tries,
+    tried: &mut Vec<u64>,
+) -> Result<Upstream, Failure> {
+    let cluster = &chosen.cluster;
+    let endpoint = pick(stream, chosen, tried)?;
+    let shard = stream.worker.shard;
+    let guard = cluster
+        .admit(Resource::Requests, chosen.priority, stream.worker.index())
+        .ok_or(Failure::Final(Fault::Overflow))?;
+    cluster.state.stats.upstream_rq_total().inc(shard);
+    cluster.state.stats.upstream_rq_active().inc(shard);
+    let mut request = Running {
+        cluster: Arc::clone(cluster),
+        active: Some(endpoint.state.begin_request()),
+        _guard: guard,
+        shard,
+        since: stream.clocks.now,
+        good: false,
+    };
+    stream.info.upstream.attempts = tries.made;
+    stream.info.upstream.host = Some(endpoint.address.clone());
+    stream.clocks.per_try_limit = tries.per_try;
+    stream.clocks.per_try = None;
+    stream.clocks.per_try_idle = tries.per_try_idle;
+    let mut checkout = connect(stream, chosen, &endpoint, tries).await?;
+    normalize::attempt(stream, chosen, &endpoint, tries.made);
+    let end = stream.body.is_empty() && stream.tunnel.is_none();
+    stream.body.sent = end;
+    stream.info.timing.upstream_first_sent = Some(stream.since_start(stream.clocks.now));
+    let reused = checkout.reused;
+    let answered = match checkout.stream.send_head(&stream.request, end) {
+        Ok(()) => response_head(stream, &mut checkout.stream, reused).await,
+        Err(error) => Err(Failure::Stream { error, reused }),
+    };
+    stream.clocks.per_try = None;
+    match answered {
+        Ok(head) => {
+            request.count(&head, stream.clocks.now, stream.chain().router().is_none_or(|router| router.dynamic_stats));
+            Ok(Upstream { checkout, head, request })
+        }
+        Err(failure) => {
+            checkout.stream.reset(Reset::Cancel);
+            request.lost(&failure);
+            Err(failure)
+        }
+    }
+}
+
+fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Vec<u64>) -> Result<Arc<Endpoint>, Failure> {
+    let avoid = chosen.plan().config.retry.as_ref().filter(|policy| policy.avoid_previous_hosts);
+    let mut rng = stream.worker.rng();
+    let mut context = PickContext {
+        rng: &mut rng,
+        worker: stream.worker.index(),
+        hash: chosen.hash,
+        tried: if avoid.is_some() { tried } else { &[] },
+        reselect: avoid.map_or(0, |policy| policy.host_picks),
+    };
+    match chosen.cluster.pick(&mut context) {
+        Ok(endpoint) => {
+            tried.push(endpoint.state.id);
+            Ok(endpoint)
+        }
+        Err(PickError::Dropped) => Err(Failure::Final(Fault::Dropped)),
+        Err(PickError::Empty | PickError::Unhealthy) => {
+            stream.info.upstream.host = None;
+            Err(Failure::Final(Fault::NoHealthyUpstream))
+        }
+    }
+}
+
+/// Takes a connection to the endpoint, for as long as the client waits.
+async fn connect(
+    stream: &mut Stream<'_>,
+    chosen: &Chosen,
+    endpoint: &Arc<Endpoint>,
+    tries: &Tries,
+) -> Result<Checkout, Failure> {
+    let cluster = &chosen.cluster;
+    let options = CheckoutOptions {
+        priority: chosen.priority,
+        downstream: stream.request.protocol,
+        server_name: cluster.config.http.auto_sni.then(|| host_only(stream.request.authority()).into()),
+    };
+    let begun = stream.clocks.now;
+    stream.info.timing.upstream_connect_start = Some(stream.since_start(begun));
+    let pools = stream.worker.pools.clone();
+    let checkout = {
+        let mut checkout = std::pin::pin!(pools.checkout(cluster, endpoint, &options));
+        poll_fn(|cx| {
+            if let Poll::Ready(made) = checkout.as_mut().poll(cx) {
+                return Poll::Ready(made.map_err(Failure::Connect));
+            }
+            stream.poll_trouble(cx, |expired| Failure::Final(expired.fault())).map(Err)
+        })
+        .await?
+    };
+    stream.clocks.per_try = tries.per_try.map(|limit| Instant::now() + limit);
+    let upstream = &mut stream.info.upstream;
+    let connection = &checkout.connection;
+    upstream.local.clone_from(&connection.local);
+    upstream.protocol = Some(connection.protocol);
+    upstream.connection_id = connection.id;
+    upstream.tls.clone_from(&connection.tls);
+    if !checkout.reused {
+        stream.clocks.touch();
+        stream.clocks.settle();
+        stream.info.timing.upstream_connect_complete = Some(stream.since_start(stream.clocks.now));
+    }
+    Ok(checkout)
+}
+
+/// The host of an authority, without its port.
+fn host_only(authority: &str) -> &str {
+    match authority.rfind(':').filter(|at| !authority[*at..].contains(']')) {
+        Some(at) => &authority[..at],
+        None => authority,
+    }
+}
+
+/// Sends the request and waits for the head of the final response; passes interim responses on.
+async fn response_head(
+    stream: &mut Stream<'_>,
+    up: &mut ClientStream,
+    reused: bool,
+) -> Result<ResponseHead, Failure> {
+    poll_fn(|cx| {
+        if let Err(fault) = pump_up(stream, up, cx) {
+            return Poll::Ready(Err(Failure::Final(fault)));
+        }
+        loop {
+            match up.poll_head(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Stream { error, reused })),
+                Poll::Ready(Ok(head)) if head.is_informational() && head.status != 101 => interim(stream, &head, cx),
+                Poll::Ready(Ok(head)) => {
+                    stream.clocks.touch();
+                    stream.clocks.settle();
+                    stream.info.timing.upstream_first_received = Some(stream.since_start(stream.clocks.now));
+                    return Poll::Ready(Ok(head));
+                }
+            }
+        }
+        stream.poll_trouble(cx, |expired| match expired {
+            Expired::PerTry | Expired::PerTryIdle => Failure::PerTry(expired),
+            other => Failure::Final(other.fault()),
+        })
+        .map(Err)
+    })
+    .await
+}
+
+/// Passes an interim response on (RFC 9110 §15.2), except 100, which the proxy answered itself.
+fn interim(stream: &mut Stream<'_>, head: &ResponseHead, cx: &mut std::task::Context<'_>) {
+    if head.status != 100 && stream.request.protocol != dp_http::Protocol::Http10 {
+        // A client that is gone is noticed by the final response.
+        let _ = stream.down.send_informational(head);
+        let _ = stream.down.poll_flush(cx);
+    }
+}
+
+/// Waits before the next try, for as long as the client stays.
+async fn wait(stream: &mut Stream<'_>, delay: Duration) -> Result<(), Fault> {
+    let mut sleep = std::pin::pin!(tokio::time::sleep(delay));
+    poll_fn(|cx| {
+        if sleep.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        stream.poll_trouble(cx, Expired::fault).map(Err)
+    })
+    .await
+}
+
+fn back_off(policy: Option<&RetryPolicy>) -> Backoff {
+    let back_off = policy.map(|policy| policy.back_off).unwrap_or_default();
+    Backoff::new(back_off.base, back_off.max)
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// What the retry policy is asked about; `None` when no try could mend it.
+    fn lost(&self) -> Option<Lost> {
+        Some(match self {
+            Self::Final(_) => return None,
+            Self::Connect(error) if error.is_overflow() => return None,
+            Self::Connect(_) => Lost::Connect,
+            Self::Stream { error, .. } if error.kind == StreamErrorKind::Reset(Reset::Refused) => Lost::Refused,
+            Self::Stream { error, .. } => Lost::Reset { started: !error.retry_safe },
+            Self::PerTry(_) => Lost::Timeout,
+        })
+    }
+
+    fn fault(self) -> Fault {
+        match self {
+            Self::Final(fault) => fault,
+            Self::Connect(error) if error.is_overflow() => Fault::Overflow,
+            Self::Connect(ConnectError::Timeout) => Fault::ConnectTimeout,
+            Self::Connect(error) => Fault::ConnectFailure(error.to_string().into()),
+            Self::Stream { error, .. } => upstream_fault(&error),
+            Self::PerTry(expired) => expired.fault(),
+        }
+    }
+}
+
+/// What a broken upstream stream is called.
+pub(crate) fn upstream_fault(error: &StreamError) -> Fault {
+    match error.kind {
+        StreamErrorKind::Closed | StreamErrorKind::Io(_) => Fault::UpstreamTermination,
+        StreamErrorKind::Reset(_) => Fault::UpstreamReset,
+        StreamErrorKind::Protocol(details) => Fault::UpstreamProtocol(details.into()),
+        StreamErrorKind::Timeout => Fault::ConnectTimeout,
+        StreamErrorKind::TooLarge => Fault::UpstreamProtocol("response_headers_too_large".into()),
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Counts the response.
+    fn count(&mut self, head: &ResponseHead, now: Instant, by_status: bool) {
+        self.good = head.status < 500;
+        if !by_status {
+            return;
+        }
+        let (stats, shard) = (&self.cluster.state.stats, self.shard);
+        match head.status {
+            100..200 => stats.upstream_rq_1xx().inc(shard),
+            200..300 => stats.upstream_rq_2xx().inc(shard),
+            300..400 => stats.upstream_rq_3xx().inc(shard),
+            400..500 => stats.upstream_rq_4xx().inc(shard),
+            _ => stats.upstream_rq_5xx().inc(shard),
+        }
+        stats.upstream_rq().inc(shard, head.status);
+        let took = now.saturating_duration_since(self.since).as_millis();
+        stats.upstream_rq_time().record(shard, u64::try_from(took).unwrap_or(u64::MAX));
+    }
+
+    /// The try brought no head.
+    fn lost(mut self, failure: &Failure) {
+        let (stats, shard) = (&self.cluster.state.stats, self.shard);
+        match failure {
+            Failure::Stream { .. } => stats.upstream_rq_rx_reset().inc(shard),
+            Failure::PerTry(_) => stats.upstream_rq_per_try_timeout().inc(shard),
+            Failure::Final(Fault::RouteTimeout) => stats.upstream_rq_timeout().inc(shard),
+            Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
+            Failure::Connect(_) => {}
+        }
+        self.end(false);
+    }
+
+    fn end(&mut self, success: bool) {
+        if let Some(active) = self.active.take() {
+            active.end(success);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(false);
+        self.cluster.state.stats.upstream_rq_active().dec(self.shard);
+        self.cluster.state.stats.upstream_rq_completed().inc(self.shard);
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Whether the response has no body, or all of it came.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.checkout.stream.is_response_complete()
+    }
+
+    /// The exchange is over: the connection may serve again.
+    pub(crate) fn finish(mut self) {
+        let good = self.request.good;
+        self.request.end(good);
+        self.checkout.finish();
+    }
+
+    /// The exchange ends here: the connection is not used again, unless it carries other streams.
+    pub(crate) fn cut(mut self, good: bool) {
+        self.checkout.stream.reset(Reset::Cancel);
+        self.request.end(good);
+    }
+}

@@ -1,0 +1,298 @@
+//! Where a request goes: finds the route, and says what following it means.
+//!
+//! Matching itself is in `dp-routing`; what is decided here is one request's choice among weights and headers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dp_http::flags::Flags;
+use dp_http::{Headers, LocalReply, Method, ResponseHead, name};
+use dp_routing::{Found, MatchContext, original_location, tls_location};
+use dp_snapshot::{Action as Plan, ClusterName, Direct, Forward, RouteEntry, Target, Targets};
+use dp_upstream::{Cluster, Priority};
+use shared_config::http_filter::router::StrictHeader;
+use shared_config::route::{Priority as PriorityConfig, RetryOn, WeightSource};
+
+use crate::fault::Fault;
+use crate::normalize;
+use crate::stream::Stream;
+use crate::tunnel::Tunnel;
+
+/// What following the route means.
+pub(crate) enum Action {
+    Reply(LocalReply),
+    Forward(Chosen),
+}
+
+/// A route that forwards, with this request's choices.
+pub(crate) struct Chosen {
+    route: Arc<RouteEntry>,
+    /// Among weighted clusters.
+    target: Option<usize>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) hash: Option<u64>,
+    pub(crate) priority: Priority,
+}
+
+/// Finds the route of a request, and among weighted clusters the one it goes to. Called again when a filter changed
+/// what routes look at.
+pub(crate) fn find(stream: &mut Stream<'_>) {
+    let hcm = Arc::clone(&stream.hcm);
+    let https = stream.request.headers.get(&name::X_FORWARDED_PROTO) == Some(b"https");
+    let context = MatchContext {
+        random: stream.random,
+        https,
+        internal: stream.info.internal,
+        tls: stream.conn.info.tls.as_ref(),
+    };
+    stream.target = None;
+    stream.needs_tls = false;
+    stream.route = match hcm.routes.find(&stream.request, &context) {
+        Found::Route(host, entry) => {
+            stream.info.virtual_host = Some(Arc::clone(&host.name));
+            Some(Arc::clone(&entry.payload))
+        }
+        Found::TlsRequired(_) => {
+            stream.needs_tls = true;
+            None
+        }
+        Found::NoVirtualHost | Found::NoRoute(_) => None,
+    };
+    let Some(route) = stream.route.clone() else { return };
+    stream.info.route = Some(Arc::clone(&route.name)).filter(|name| !name.is_empty());
+    stream.info.route_metadata.clone_from(&route.metadata);
+    if let Plan::Forward(forward) = &route.action {
+        stream.target = choose(stream, forward);
+        let name = match &forward.targets {
+            Targets::One(name) => Some(name),
+            Targets::Weighted { targets, .. } => stream.target.and_then(|at| targets.get(at)).map(|t| &t.cluster),
+        };
+        stream.info.upstream.cluster = match name {
+            Some(ClusterName::Fixed(name)) => Some(Arc::clone(name)),
+            Some(name) => named(name, &stream.request.headers).map(Arc::from),
+            None => None,
+        };
+    }
+}
+
+/// Picks among weighted clusters.
+fn choose(stream: &Stream<'_>, forward: &Forward) -> Option<usize> {
+    let Targets::Weighted { weights, source, .. } = &forward.targets else { return None };
+    let number = match source {
+        WeightSource::Random => stream.random,
+        WeightSource::Header(field) => {
+            let asked = stream.request.headers.text(field.as_str()).and_then(|text| text.parse().ok());
+            asked.unwrap_or(stream.random)
+        }
+        WeightSource::Hash => forward.hash.evaluate(&stream.request, &stream.info).hash.unwrap_or(stream.random),
+    };
+    Some(weights.pick(number))
+}
+
+/// What to do, after the filters had their say.
+pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
+    if stream.needs_tls {
+        return Ok(Action::Reply(redirect(301, &tls_location(&stream.request))));
+    }
+    let Some(route) = stream.route.clone() else { return Err(Fault::NoRoute) };
+    match &route.action {
+        Plan::NonForwarding => Err(Fault::Internal("non_forwarding_route")),
+        Plan::Redirect(plan) => {
+            let https = stream.request.headers.get(&name::X_FORWARDED_PROTO) == Some(b"https");
+            let location = plan.location(&stream.request, https);
+            Ok(Action::Reply(with_headers(stream, &route, redirect(plan.status, &location))))
+        }
+        Plan::Direct(plan) => {
+            let reply = direct(stream, plan);
+            Ok(Action::Reply(with_headers(stream, &route, reply)))
+        }
+        Plan::Forward(forward) => {
+            allow_tunnel(stream, forward)?;
+            check_strictly(stream)?;
+            let chosen = resolve(stream, &route, forward)?;
+            normalize::prepare(stream, &chosen);
+            Ok(Action::Forward(chosen))
+        }
+    }
+}
+
+fn redirect(status: u16, location: &str) -> LocalReply {
+    let mut reply = LocalReply::new(status, "direct_response");
+    reply.headers.append(&name::LOCATION, location.as_bytes());
+    reply
+}
+
+fn direct(stream: &Stream<'_>, plan: &Direct) -> LocalReply {
+    let mut reply = LocalReply::new(plan.status, "direct_response").body(plan.body.clone());
+    if plan.status == 201 || (300..400).contains(&plan.status) {
+        reply.headers.append(&name::LOCATION, original_location(&stream.request).as_bytes());
+    }
+    reply
+}
+
+/// The route's response headers go on its own answers too.
+fn with_headers(stream: &Stream<'_>, route: &RouteEntry, mut reply: LocalReply) -> LocalReply {
+    let mut head = ResponseHead { status: reply.status, headers: reply.headers, ..ResponseHead::default() };
+    route.headers.response.apply_to_response(&mut head, Some(&stream.request), &stream.info);
+    reply.headers = head.headers;
+    reply
+}
+
+/// Refuses requests with nonsense in the headers that the router was told to check (`strict_check_headers`).
+fn check_strictly(stream: &Stream<'_>) -> Result<(), Fault> {
+    let Some(router) = stream.chain().router() else { return Ok(()) };
+    for header in &router.strict_check_headers {
+        let Some(value) = stream.request.headers.text(header.name()) else { continue };
+        let is_good = match header {
+            StrictHeader::RetryOn | StrictHeader::RetryGrpcOn => RetryOn::parse(value).1.is_none(),
+            _ => value.trim().parse::<u64>().is_ok(),
+        };
+        if !is_good {
+            let details = format!("request_headers_failed_strict_check{{{}}}", header.name());
+            let body = format!("invalid header '{}' with value '{value}'", header.name());
+            let reply = LocalReply::new(400, details).body(body).flag(Flags::INVALID_ENVOY_REQUEST_HEADERS);
+            return Err(Fault::Reply(Box::new(reply)));
+        }
+    }
+    Ok(())
+}
+
+/// Upgrades and CONNECT pass only where route or connection manager allow them.
+fn allow_tunnel(stream: &Stream<'_>, forward: &Forward) -> Result<(), Fault> {
+    let Some(tunnel) = &stream.tunnel else { return Ok(()) };
+    let protocol = match tunnel {
+        Tunnel::Upgrade(protocol) => protocol.as_str(),
+        Tunnel::Connect => "connect",
+    };
+    let by_route = forward.config.upgrades.iter().find(|upgrade| upgrade.upgrade == protocol).map(|u| u.enabled);
+    let of_manager = || stream.hcm.config.upgrades.iter().find(|upgrade| upgrade.protocol == protocol);
+    let allowed = by_route.or_else(|| of_manager().map(|upgrade| upgrade.enabled)).unwrap_or(false);
+    if allowed { Ok(()) } else { Err(Fault::UpgradeRefused) }
+}
+
+/// Finds the cluster in the snapshot of this request.
+fn resolve(stream: &mut Stream<'_>, route: &Arc<RouteEntry>, forward: &Forward) -> Result<Chosen, Fault> {
+    let not_found = || Fault::NoCluster(forward.config.cluster_not_found);
+    let cluster_name = match &forward.targets {
+        Targets::One(cluster) => cluster,
+        Targets::Weighted { targets, .. } => {
+            let target = stream.target.and_then(|at| targets.get(at));
+            &target.ok_or_else(not_found)?.cluster
+        }
+    };
+    let name = named(cluster_name, &stream.request.headers);
+    let snapshot = stream.snapshot.as_ref();
+    let cluster = name.and_then(|name| snapshot.and_then(|snapshot| snapshot.cluster(name))).cloned();
+    let cluster = cluster.ok_or_else(not_found)?;
+    stream.info.upstream.cluster = Some(Arc::clone(cluster.name()));
+    let mut hash = None;
+    if !forward.hash.is_empty() {
+        let hashed = forward.hash.evaluate(&stream.request, &stream.info);
+        hash = hashed.hash;
+        stream.set_cookies = hashed.set_cookies;
+    }
+    let priority = match forward.config.priority {
+        PriorityConfig::Default => Priority::Default,
+        PriorityConfig::High => Priority::High,
+    };
+    Ok(Chosen { route: Arc::clone(route), target: stream.target, cluster, hash, priority })
+}
+
+/// The name of a cluster for this request; `None` when the header that holds it is missing.
+pub(crate) fn named<'n>(cluster: &'n ClusterName, headers: &'n Headers) -> Option<&'n str> {
+    match cluster {
+        ClusterName::Fixed(name) => Some(name),
+        ClusterName::Header(field) => headers.text(field),
+    }
+}
+
+/// Starts the clocks of the route (Envoy `RouteAction.timeout`, `idle_timeout`, `max_stream_duration`).
+pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
+    let config = &plan.config;
+    let headers = &stream.request.headers;
+    let mut timeout = config.timeout;
+    if let Some(max) = &config.max_stream_duration {
+        let limit = max.max.or(stream.hcm.config.http.max_stream_duration);
+        let asked = max.grpc_timeout_max.and_then(|most| {
+            let asked = headers.text(&name::GRPC_TIMEOUT).and_then(grpc_timeout)?;
+            let asked = if most.is_zero() { asked } else { asked.min(most) };
+            Some(asked.saturating_sub(max.grpc_timeout_offset.unwrap_or_default()))
+        });
+        stream.clocks.max_upstream = asked.or(limit).filter(|d| !d.is_zero()).map(|d| stream.clocks.began + d);
+        if asked.is_some() {
+            timeout = None;
+        }
+    }
+    if let Some(ms) = headers.text(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS).and_then(|text| text.parse().ok()) {
+        timeout = Some(Duration::from_millis(ms));
+    }
+    if let Some(idle) = config.idle_timeout {
+        stream.clocks.idle = Some(idle).filter(|idle| !idle.is_zero());
+    }
+    stream.clocks.route_timeout = timeout.filter(|timeout| !timeout.is_zero());
+    if stream.body.complete && stream.request.method != Method::Connect {
+        stream.clocks.start_route();
+    }
+}
+
+/// `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2).
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+// === impl Chosen ===
+
+impl Chosen {
+    pub(crate) fn plan(&self) -> &Forward {
+        match &self.route.action {
+            Plan::Forward(forward) => forward,
+            // `resolve` is the only one that makes a `Chosen`, out of a route that forwards.
+            _ => unreachable!("a chosen route forwards"),
+        }
+    }
+
+    pub(crate) fn route(&self) -> &RouteEntry {
+        &self.route
+    }
+
+    /// The weighted cluster that was picked, with what it changes of its route.
+    pub(crate) fn target(&self) -> Option<&Target> {
+        match &self.plan().targets {
+            Targets::Weighted { targets, .. } => targets.get(self.target?),
+            Targets::One(_) => None,
+        }
+    }
+
+    /// How much of the request may be kept for another try.
+    pub(crate) fn buffer_limit(&self, stream: &Stream<'_>) -> usize {
+        self.route.buffer_limit.unwrap_or(stream.hcm.buffer_limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_timeout_has_a_unit() {
+        assert_eq!(grpc_timeout("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(grpc_timeout("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(grpc_timeout("123456789S"), None);
+        assert_eq!(grpc_timeout("S"), None);
+        assert_eq!(grpc_timeout(""), None);
+        assert_eq!(grpc_timeout("1x"), None);
+    }
+}

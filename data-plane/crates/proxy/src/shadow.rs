@@ -1,0 +1,169 @@
+//! Mirrors: copies of requests that nobody waits for (Envoy `request_mirror_policies`).
+//!
+//! A mirror never slows the request down: one that does not keep up with the body is given up.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dp_http::stream::{ClientStream, Reset, StreamError};
+use dp_http::{Frame, Headers, RequestHead};
+use dp_snapshot::Forward;
+use dp_upstream::{CheckoutOptions, Cluster, PickContext};
+use tokio::sync::mpsc;
+
+use crate::route;
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// Pieces of a body that may wait for a slow mirror.
+const AHEAD: usize = 64;
+
+/// The longest a mirrored request may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Where the body of a request is copied to, for each mirror that still follows.
+#[derive(Debug, Default)]
+pub(crate) struct Shadows(Vec<mpsc::Sender<Piece>>);
+
+#[derive(Debug, Clone)]
+enum Piece {
+    Data(Bytes),
+    Trailers(Headers),
+    End,
+}
+
+/// Starts the mirrors of a route.
+pub(crate) fn send(stream: &mut Stream<'_>, plan: &Forward) {
+    for mirror in &plan.mirrors {
+        let sampled = mirror.config.fraction.as_ref().is_none_or(|share| share.default.admits(fastrand::u64(..)));
+        let name = route::named(&mirror.cluster, &stream.request.headers).filter(|_| sampled);
+        let snapshot = stream.snapshot.as_ref();
+        let Some(cluster) = name.and_then(|name| snapshot.and_then(|s| s.cluster(name))).cloned() else { continue };
+        let mut head = stream.request.clone();
+        if let Some(host) = &mirror.config.host_rewrite {
+            head.set_authority(host);
+        } else if mirror.config.shadow_suffix {
+            let host = suffixed(head.authority());
+            head.set_authority(&host);
+        }
+        mirror.headers.apply_to_request(&mut head, &stream.info);
+        let end = stream.body.is_empty();
+        let worker = Rc::clone(&stream.conn.worker);
+        if end {
+            tokio::task::spawn_local(tokio::time::timeout(PATIENCE, run(worker, cluster, head, None)));
+            continue;
+        }
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        stream.shadows.0.push(sender);
+        tokio::task::spawn_local(tokio::time::timeout(PATIENCE, run(worker, cluster, head, Some(receiver))));
+    }
+}
+
+/// `-shadow` goes behind the host, before a port.
+fn suffixed(authority: &str) -> String {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => format!("{host}-shadow:{port}"),
+        _ => format!("{authority}-shadow"),
+    }
+}
+
+// === impl Shadows ===
+
+impl Shadows {
+    /// Copies a piece of the request, or its end, to the mirrors.
+    pub(crate) fn copy(&mut self, data: &Bytes, end: bool) {
+        if self.0.is_empty() {
+            return;
+        }
+        let piece = Piece::Data(data.clone());
+        self.0.retain(|mirror| mirror.try_send(piece.clone()).is_ok() && (!end || mirror.try_send(Piece::End).is_ok()));
+    }
+
+    /// The request ended after its last piece.
+    pub(crate) fn end(&mut self, trailers: Option<&Headers>) {
+        for mirror in self.0.drain(..) {
+            // A mirror that does not keep up is given up.
+            let _ = mirror.try_send(trailers.map_or(Piece::End, |trailers| Piece::Trailers(trailers.clone())));
+        }
+    }
+}
+
+/// Sends one copy and reads its answer away.
+async fn run(worker: Rc<Worker>, cluster: Arc<Cluster>, head: RequestHead, mut body: Option<mpsc::Receiver<Piece>>) {
+    let picked = {
+        let mut rng = worker.rng();
+        let worker = worker.index();
+        cluster.pick(&mut PickContext { rng: &mut rng, worker, hash: None, tried: &[], reselect: 0 })
+    };
+    let Ok(endpoint) = picked else { return };
+    let options = CheckoutOptions { downstream: head.protocol, ..CheckoutOptions::default() };
+    let Ok(mut checkout) = worker.pools.checkout(&cluster, &endpoint, &options).await else { return };
+    let exchanged = exchange(&mut checkout.stream, &head, &mut body).await;
+    if exchanged.is_ok() {
+        checkout.finish();
+    } else {
+        checkout.stream.reset(Reset::Cancel);
+    }
+}
+
+async fn exchange(
+    up: &mut ClientStream,
+    head: &RequestHead,
+    body: &mut Option<mpsc::Receiver<Piece>>,
+) -> Result<(), StreamError> {
+    up.send_head(head, body.is_none())?;
+    let mut answered = false;
+    poll_fn(|cx| {
+        while let Some(pieces) = body {
+            if up.poll_ready(cx)?.is_pending() {
+                break;
+            }
+            match pieces.poll_recv(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Piece::Data(data))) => up.send_data(data, false)?,
+                Poll::Ready(Some(Piece::Trailers(trailers))) => {
+                    up.send_trailers(&trailers)?;
+                    *body = None;
+                }
+                Poll::Ready(Some(Piece::End)) => {
+                    up.send_data(Bytes::new(), true)?;
+                    *body = None;
+                }
+                // The request itself was given up.
+                Poll::Ready(None) => return Poll::Ready(Err(StreamError::CLOSED)),
+            }
+        }
+        let _ = up.poll_flush(cx)?;
+        while !answered {
+            match up.poll_head(cx)? {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(head) => answered = !head.is_informational(),
+            }
+        }
+        loop {
+            match up.poll_body(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None | Some(Ok(Frame::Trailers(_)))) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(Ok(Frame::Data(_)))) => {}
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_suffix_goes_before_the_port() {
+        assert_eq!(suffixed("a.example:80"), "a.example-shadow:80");
+        assert_eq!(suffixed("a.example"), "a.example-shadow");
+        assert_eq!(suffixed("[::1]"), "[::1]-shadow");
+    }
+}

@@ -1,0 +1,111 @@
+//! **The spine**: one request, from its head to its access log.
+//!
+//! Only this file, `connection.rs`, `http_connection.rs` and `tcp.rs` put steps in order; every step is a leaf in a
+//! file of its own that returns a value. `docs/life-of-a-request.md` tells the same story in words.
+
+use std::sync::Arc;
+
+use dp_filters::{Chain, Run};
+use dp_http::stream::ServerStream;
+use dp_http::{RequestHead, StreamInfo};
+use dp_snapshot::{Action, Hcm, RouteEntry, Snapshot, Targets};
+use tokio::time::Instant;
+
+use crate::body::RequestBody;
+use crate::clocks::Clocks;
+use crate::connection::Connection;
+use crate::fault::Fault;
+use crate::finish::Finish;
+use crate::relay::{Down, Held};
+use crate::shadow::Shadows;
+use crate::timer::LazyTimer;
+use crate::tunnel::Tunnel;
+use crate::worker::Worker;
+use crate::{filter, finish, normalize, relay, reply, retry, route};
+
+/// One request and all that is known about it.
+pub(crate) struct Stream<'c> {
+    pub(crate) worker: &'c Worker,
+    pub(crate) conn: &'c Connection,
+    pub(crate) hcm: Arc<Hcm>,
+    /// The one snapshot this request sees, until its clusters are known.
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    pub(crate) route: Option<Arc<RouteEntry>>,
+    /// Among the weighted clusters of the route.
+    pub(crate) target: Option<usize>,
+    /// The virtual host takes only TLS.
+    pub(crate) needs_tls: bool,
+    pub(crate) down: ServerStream<'c>,
+    pub(crate) timer: &'c mut LazyTimer,
+    pub(crate) request: RequestHead,
+    pub(crate) tunnel: Option<Tunnel>,
+    pub(crate) body: RequestBody,
+    pub(crate) filters: Run,
+    pub(crate) info: StreamInfo,
+    pub(crate) clocks: Clocks,
+    /// A chunk of the request that a filter holds up.
+    pub(crate) held_request: Option<Box<Held>>,
+    pub(crate) shadows: Shadows,
+    /// Cookies that a hash policy made.
+    pub(crate) set_cookies: Vec<String>,
+    /// What was sent down so far.
+    pub(crate) reply: Down,
+    pub(crate) finish: Finish,
+    /// Decides sampling and weights; one number a stream.
+    pub(crate) random: u64,
+}
+
+/// Serves one request; afterwards the codec knows whether its connection can serve another.
+pub(crate) async fn serve(mut stream: Stream<'_>) {
+    if let Err(fault) = proxy(&mut stream).await {
+        reply::fault(&mut stream, fault).await;
+    }
+    finish::log(stream);
+}
+
+async fn proxy(stream: &mut Stream<'_>) -> Result<(), Fault> {
+    normalize::request(stream)?;
+    route::find(stream);
+    filter::request(stream).await?;
+    match route::action(stream)? {
+        route::Action::Reply(local) => reply::local(stream, local).await,
+        route::Action::Forward(chosen) => {
+            let mut upstream = retry::send(stream, &chosen).await?;
+            normalize::from_upstream(stream, &chosen, &mut upstream.head);
+            stream.let_go_of_snapshot();
+            let held = filter::response(stream, &mut upstream).await?;
+            relay::both_ways(stream, upstream, held).await
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream<'_> {
+    /// A long stream keeps its route and its endpoint, not the world.
+    fn let_go_of_snapshot(&mut self) {
+        self.snapshot = None;
+    }
+
+    /// The filters of the route and its weighted cluster, or those of the listener while there is no route.
+    pub(crate) fn chain(&self) -> &Chain {
+        let Some(route) = &self.route else { return &self.hcm.filters };
+        match (&route.action, self.target) {
+            (Action::Forward(forward), Some(at)) => match &forward.targets {
+                Targets::Weighted { targets, .. } => targets.get(at).map_or(&route.filters, |target| &target.filters),
+                Targets::One(_) => &route.filters,
+            },
+            _ => &route.filters,
+        }
+    }
+
+    /// Whether the route sends the request on, rather than answering it.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Forward(_)))
+    }
+
+    /// Time since the request began, for the timings in the access log.
+    pub(crate) fn since_start(&self, now: Instant) -> std::time::Duration {
+        now.saturating_duration_since(self.clocks.began)
+    }
+}
