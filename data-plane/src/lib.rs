@@ -1,1 +1,11 @@
-//! TODO
+//! The program `weir-proxy`: wires the data plane together and decides nothing.
+
+mod admin;
+mod control;
+pub mod flags;
+mod health;
+mod process;
+mod signals;
+mod sources;
+
+pub use process::{Options, Proxy, StartError, validate};

@@ -198,7 +198,10 @@ fn reopen_logs(admin: &Admin, _: &Query) -> Answer {
 
 /// `?level=debug` sets all levels, `?paths=a:debug,b:info` or `?a=debug` some of them.
 fn logging(admin: &Admin, query: &Query) -> Answer {
-    let mut levels = admin.logs.levels();
+    let Some(logs) = &admin.logs else {
+        return Answer::text(StatusCode::SERVICE_UNAVAILABLE, "another program set logging up\n".to_owned());
+    };
+    let mut levels = logs.levels();
     for (name, value) in query.iter() {
         let changed = match name {
             "level" => value.parse().map(|level| {
@@ -212,7 +215,7 @@ fn logging(admin: &Admin, query: &Query) -> Answer {
             return Answer::bad(error);
         }
     }
-    match admin.logs.set(|now| *now = levels) {
+    match logs.set(|now| *now = levels) {
         Ok(levels) => Answer::text(StatusCode::OK, levels.to_string()),
         Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

@@ -28,7 +28,8 @@ use crate::state::AdminState;
 pub struct Admin {
     pub state: Arc<dyn AdminState>,
     pub registry: Registry,
-    pub logs: LogHandle,
+    /// `None` where another program set logging up: `/logging` says so.
+    pub logs: Option<LogHandle>,
 }
 
 const MAX_CONNECTIONS: usize = 64;

@@ -89,7 +89,7 @@ fn logs() -> LogHandle {
 
 fn admin(ready: Ready) -> (Admin, Arc<Fake>) {
     let fake = Arc::new(Fake { ready, calls: Mutex::default() });
-    (Admin { state: Arc::clone(&fake) as Arc<dyn AdminState>, registry: Registry::new(1), logs: logs() }, fake)
+    (Admin { state: Arc::clone(&fake) as Arc<dyn AdminState>, registry: Registry::new(1), logs: Some(logs()) }, fake)
 }
 
 fn call(admin: &Admin, request: &str, headers: &[(&str, &str)]) -> (u16, String) {
