@@ -51,13 +51,14 @@ struct Secrets {
 /// Opens and binds everything, then serves in the background.
 pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let secrets = secrets(&settings.access)?;
+    let xds_listener = listen(settings.xds_address, "nodes").await?;
+    let management_listener = listen(settings.management_address, "operators").await?;
+    let (xds, management) = (local(&xds_listener, "nodes")?, local(&management_listener, "operators")?);
+    // The store last: what fails before it leaves no file behind.
     let path = settings.store.clone();
     let store = tokio::task::spawn_blocking(move || Embedded::open(&path))
         .await
         .map_err(|e| StoreError::Failed(e.to_string()))??;
-    let xds_listener = listen(settings.xds_address, "nodes").await?;
-    let management_listener = listen(settings.management_address, "operators").await?;
-    let (xds, management) = (local(&xds_listener, "nodes")?, local(&management_listener, "operators")?);
 
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();

@@ -247,3 +247,44 @@ async fn unknown_nodes_are_not_found() {
     assert_eq!(status.code(), Code::NotFound);
     plane.stop().await;
 }
+
+#[tokio::test]
+async fn with_tokens_and_tls_a_caller_may_do_what_the_role_allows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let identity = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("writes");
+        path
+    };
+    let tokens = format!(
+        "ann editor {}\nbob viewer {}\n",
+        cp_management::hash_token("secret-of-ann"),
+        cp_management::hash_token("secret-of-bob")
+    );
+    let certificate = identity.cert.pem();
+    let mut guarded = settings(folder.path());
+    guarded.access = Access::Guarded {
+        tls_cert: file("c.pem", &certificate),
+        tls_key: file("k.pem", &identity.signing_key.serialize_pem()),
+        node_ca: file("ca.pem", &certificate),
+        token_file: file("tokens", &tokens),
+    };
+    let plane = Plane::of(start(guarded).await.expect("starts"));
+    let ca = tonic::transport::Certificate::from_pem(&certificate);
+    let tls = tonic::transport::ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
+    let endpoint = Channel::from_shared(format!("https://{}", plane.management)).expect("an address");
+    let channel = endpoint.tls_config(tls).expect("usable").connect().await.expect("connects");
+    let mut config = ConfigServiceClient::new(channel);
+    let with = |secret: &str| {
+        let mut request = tonic::Request::new(apply(BASE));
+        request.metadata_mut().insert("authorization", format!("Bearer {secret}").parse().expect("ascii"));
+        request
+    };
+    assert_eq!(config.apply(apply(BASE)).await.expect_err("no token").code(), Code::Unauthenticated);
+    assert_eq!(config.apply(with("guess")).await.expect_err("unknown").code(), Code::Unauthenticated);
+    assert_eq!(config.apply(with("secret-of-bob")).await.expect_err("a viewer").code(), Code::PermissionDenied);
+    let applied = config.apply(with("secret-of-ann")).await.expect("an editor").into_inner();
+    assert_eq!(applied.revision.expect("made").author, "ann");
+    plane.stop().await;
+}

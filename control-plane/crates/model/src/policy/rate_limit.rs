@@ -20,9 +20,10 @@ pub(crate) fn rate_limit(r: &mut Reader<'_>, node: &Node) -> Option<RateLimit> {
     }
     let fields = r.fields(node, KEYS)?;
     if let Some(scope) = fields.get("scope") {
-        r.at("scope", |r| match r.choice(scope, &[("local", true), ("fleet", false)]) {
-            Some(false) => r.wrong(scope, Code::NotYet, "scope `fleet` is not implemented yet"),
-            _ => (),
+        r.at("scope", |r| {
+            if r.choice(scope, &[("local", true), ("fleet", false)]) == Some(false) {
+                r.wrong(scope, Code::NotYet, "scope `fleet` is not implemented yet");
+            }
         });
     }
     let burst = r.field(&fields, "burst", |r, n| r.number(n, 1..=u32::MAX));

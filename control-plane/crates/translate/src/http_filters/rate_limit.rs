@@ -35,7 +35,9 @@ fn fill(limit: &RateLimit) -> (u32, std::time::Duration) {
     let (count, per) = (limit.limit.count, limit.limit.per);
     let millis = per.as_millis() as u64;
     // The greatest number of equal steps: whole tokens, whole milliseconds, none shorter than Envoy allows.
-    let steps = (1..=count).rev().find(|s| count % s == 0 && millis % u64::from(*s) == 0 && per / *s >= FASTEST_FILL);
+    let steps = (1..=count)
+        .rev()
+        .find(|s| count.is_multiple_of(*s) && millis.is_multiple_of(u64::from(*s)) && per / *s >= FASTEST_FILL);
     let steps = steps.unwrap_or(1);
     (count / steps, per / steps)
 }
