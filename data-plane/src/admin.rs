@@ -72,7 +72,9 @@ impl State {
         let fixed = self.bootstrap.static_resources.iter().filter(|entry| Kind::of(&entry.resource) == kind);
         let fixed = fixed.map(|entry| to_json(&entry.type_url, &entry.value)).collect();
         let views = self.sources.get().map(|sources| {
-            sources.stats().with(|view| view.kinds.get(&resource_kind(kind)).map(|k| k.resources.clone()).unwrap_or_default())
+            sources
+                .stats()
+                .with(|view| view.kinds.get(&resource_kind(kind)).map(|k| k.resources.clone()).unwrap_or_default())
         });
         let received = self.received.of(kind);
         let dynamic = received.into_iter().map(|(name, any)| {
@@ -136,7 +138,13 @@ impl AdminState for State {
             (Kind::Listener, "ListenersConfigDump", "static_listeners", "dynamic_listeners", "listener"),
             (Kind::Routes, "RoutesConfigDump", "static_route_configs", "dynamic_route_configs", "route_config"),
             (Kind::Secret, "SecretsConfigDump", "static_secrets", "dynamic_active_secrets", "secret"),
-            (Kind::Endpoints, "EndpointsConfigDump", "static_endpoint_configs", "dynamic_endpoint_configs", "endpoint_config"),
+            (
+                Kind::Endpoints,
+                "EndpointsConfigDump",
+                "static_endpoint_configs",
+                "dynamic_endpoint_configs",
+                "endpoint_config",
+            ),
             (Kind::Filter, "EcdsConfigDump", "static_filters", "ecds_filters", "ecds_filter"),
         ];
         for (kind, message, fixed_name, dynamic_name, field) in rows {
@@ -178,8 +186,10 @@ impl AdminState for State {
         let certificates: Vec<Value> = certificates
             .map(|info| {
                 let kinds = [("dns", &info.dns_sans), ("uri", &info.uri_sans), ("ip_address", &info.ip_sans)];
-                let sans: Vec<Value> =
-                    kinds.iter().flat_map(|(kind, names)| names.iter().map(move |name| json!({ *kind: name }))).collect();
+                let sans: Vec<Value> = kinds
+                    .iter()
+                    .flat_map(|(kind, names)| names.iter().map(move |name| json!({ *kind: name })))
+                    .collect();
                 json!({ "ca_cert": [], "cert_chain": [{
                     "serial_number": info.serial,
                     "subject_alt_names": sans,
@@ -221,7 +231,9 @@ fn dumped(kind: Kind, view: Value, field: &str) -> Value {
         Kind::Listener => {
             json!({ "name": view["name"], "active_state": inner, "error_state": view["error_state"] })
         }
-        Kind::Secret => json!({ "name": view["name"], "version_info": version, "last_updated": updated, "secret": resource }),
+        Kind::Secret => {
+            json!({ "name": view["name"], "version_info": version, "last_updated": updated, "secret": resource })
+        }
         _ => {
             let mut inner = inner;
             inner["error_state"] = view["error_state"].clone();
@@ -231,9 +243,10 @@ fn dumped(kind: Kind, view: Value, field: &str) -> Value {
 }
 
 fn cluster_view(cluster: &Cluster, bootstrap: &Bootstrap) -> ClusterView {
-    let is_static = bootstrap.static_resources.iter().any(|entry| {
-        Kind::of(&entry.resource) == Kind::Cluster && entry.resource.name() == &**cluster.name()
-    });
+    let is_static = bootstrap
+        .static_resources
+        .iter()
+        .any(|entry| Kind::of(&entry.resource) == Kind::Cluster && entry.resource.name() == &**cluster.name());
     let thresholds = |high: bool, limits: &shared_config::cluster::Thresholds| ThresholdsView {
         high,
         max_connections: limits.connections,
@@ -309,7 +322,7 @@ fn timestamp(at: SystemTime) -> String {
 
 fn to_json(type_url: &str, value: &bytes::Bytes) -> Value {
     let any = proto::Any { type_url: type_url.to_owned(), value: value.clone() };
-    proto::json::to_value(&any, proto::json::Secrets::Redacted).unwrap_or_else(|_| {
-        json!({ "@type": type_url, "value": base64::engine::general_purpose::STANDARD.encode(value) })
-    })
+    proto::json::to_value(&any, proto::json::Secrets::Redacted).unwrap_or_else(
+        |_| json!({ "@type": type_url, "value": base64::engine::general_purpose::STANDARD.encode(value) }),
+    )
 }

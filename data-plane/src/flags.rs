@@ -89,8 +89,23 @@ mod tests {
     #[test]
     fn the_flags_of_envoy_are_understood() {
         let flags = Flags::parse_from([
-            "weir-proxy", "-c", "a.yaml", "--mode", "validate", "--concurrency", "2", "--service-node", "n",
-            "--service-cluster", "c", "--service-zone", "z", "-l", "warn", "--drain-time-s", "5",
+            "weir-proxy",
+            "-c",
+            "a.yaml",
+            "--mode",
+            "validate",
+            "--concurrency",
+            "2",
+            "--service-node",
+            "n",
+            "--service-cluster",
+            "c",
+            "--service-zone",
+            "z",
+            "-l",
+            "warn",
+            "--drain-time-s",
+            "5",
         ]);
         assert_eq!((flags.mode, flags.workers(), flags.drain_time_s), (Mode::Validate, 2, 5));
         assert_eq!(flags.service_node.as_deref(), Some("n"));

@@ -9,7 +9,7 @@ use clap::Parser;
 use data_plane::flags::{Flags, Mode};
 use data_plane::{Options, Proxy};
 use shared_config::bootstrap::{self, Bootstrap};
-use shared_telemetry::log::{Format, LogHandle, Levels};
+use shared_telemetry::log::{Format, Levels, LogHandle};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -103,7 +103,9 @@ fn read(flags: &Flags) -> Result<Bootstrap, String> {
     }
     let is_dynamic = bootstrap.ads.is_some() || bootstrap.lds.is_some() || bootstrap.cds.is_some();
     if is_dynamic && (bootstrap.node.id.is_empty() || bootstrap.node.cluster.is_empty()) {
-        return Err(format!("{place}: node: id and cluster are needed for dynamic_resources (or --service-node and --service-cluster)"));
+        return Err(format!(
+            "{place}: node: id and cluster are needed for dynamic_resources (or --service-node and --service-cluster)"
+        ));
     }
     Ok(bootstrap)
 }

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dp_ads::{Consumer, Event, FileSource, FileWanted, LastGoodOptions, NodeIdentity, Protocol, ResourceKind, Setup, StreamSource, Tls, Verdict};
+use dp_ads::{
+    Consumer, Event, FileSource, FileWanted, LastGoodOptions, NodeIdentity, Protocol, ResourceKind, Setup,
+    StreamSource, Tls, Verdict,
+};
 use dp_snapshot::{Kind, Origin};
+use serde_json::Value;
 use shared_config::bootstrap::Bootstrap;
 use shared_config::cluster::Cluster;
 use shared_config::core::{Address, ApiSource, ConfigSource, Source, TransportKind};
 use shared_config::resource::{Resource, decode_resource};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::control::{Progress, SharedEngine};
@@ -42,7 +45,6 @@ impl Received {
 }
 
 // === impl Intake ===
-
 
 impl Intake {
     pub(crate) fn new(engine: SharedEngine, progress: Arc<Progress>, received: Arc<Received>) -> Self {
@@ -170,10 +172,10 @@ pub(crate) fn setup(bootstrap: &Bootstrap, options: &Options) -> Result<Setup, S
         streams: Vec::new(),
         files: Vec::new(),
         file_fetch_timeout: None,
-        last_good: options.state_dir.clone().map(|directory| LastGoodOptions {
-            directory,
-            keep_secrets: options.state_secrets,
-        }),
+        last_good: options
+            .state_dir
+            .clone()
+            .map(|directory| LastGoodOptions { directory, keep_secrets: options.state_secrets }),
     };
     let mut aggregated = BTreeSet::new();
     for (kind, source) in [(ResourceKind::Listener, &bootstrap.lds), (ResourceKind::Cluster, &bootstrap.cds)] {
@@ -250,7 +252,10 @@ fn stream(api: &ApiSource, bootstrap: &Bootstrap, from: &ConfigSource) -> Result
     };
     let cluster = clusters().find(|cluster| *cluster.name == *service.cluster);
     let Some(cluster) = cluster else {
-        return Err(format!("the cluster {:?} of the xDS server is not among static_resources.clusters", service.cluster));
+        return Err(format!(
+            "the cluster {:?} of the xDS server is not among static_resources.clusters",
+            service.cluster
+        ));
     };
     let mut stream = StreamSource::aggregated(endpoints(cluster)?);
     stream.protocol = match api.kind {

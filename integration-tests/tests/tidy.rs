@@ -106,7 +106,10 @@ fn sources() -> Vec<PathBuf> {
 
 fn is_test(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    text.contains("/tests/") || text.ends_with("/tests.rs") || text.ends_with("_tests.rs") || text.ends_with("/testing.rs")
+    text.contains("/tests/")
+        || text.ends_with("/tests.rs")
+        || text.ends_with("_tests.rs")
+        || text.ends_with("/testing.rs")
 }
 
 /// The lines before the inline tests.

@@ -29,7 +29,10 @@ pub(crate) struct RequestBody {
 /// What a try sends next.
 #[derive(Debug)]
 pub(crate) enum Next {
-    Piece { data: Bytes, last: bool },
+    Piece {
+        data: Bytes,
+        last: bool,
+    },
     End,
     /// The client has to send more first.
     Read,

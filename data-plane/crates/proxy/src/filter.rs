@@ -10,8 +10,8 @@ use crate::clocks::Expired;
 use crate::fault::Fault;
 use crate::relay::{self, read_request};
 use crate::retry::Upstream;
-use crate::stream::Stream;
 use crate::route;
+use crate::stream::Stream;
 
 /// The request head passes the filters; afterwards the stream has its final route.
 pub(crate) async fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {

@@ -308,7 +308,6 @@ fn begin<'c>(
 impl Connection {
     /// Whether new requests on this connection should be its last.
     pub(crate) fn is_draining(&self) -> bool {
-        self.chain.drain.phase() > Phase::Serving
-            || self.worker.drain.phase() > Phase::Serving
+        self.chain.drain.phase() > Phase::Serving || self.worker.drain.phase() > Phase::Serving
     }
 }

@@ -112,7 +112,8 @@ fn request_path(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Resu
     } else {
         std::borrow::Cow::Borrowed(&*unescaped)
     };
-    let merged = if config.path.merge_slashes { path::merge_slashes(&normal) } else { std::borrow::Cow::Borrowed(&*normal) };
+    let merged =
+        if config.path.merge_slashes { path::merge_slashes(&normal) } else { std::borrow::Cow::Borrowed(&*normal) };
     if merged != head.path() {
         let path = merged.into_owned();
         head.set_path(&path);

@@ -98,11 +98,7 @@ fn send_head(stream: &mut Stream<'_>, upstream: &mut Upstream, held: Option<&Byt
 // === the way up ===
 
 /// Moves the request upwards as far as it goes. Ready: all of it was sent.
-pub(crate) fn pump_up(
-    stream: &mut Stream<'_>,
-    up: &mut ClientStream,
-    cx: &mut Context<'_>,
-) -> Result<Poll<()>, Fault> {
+pub(crate) fn pump_up(stream: &mut Stream<'_>, up: &mut ClientStream, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
     loop {
         if stream.body.sent {
             return Ok(up.poll_flush(cx).map(|_| ()));
@@ -374,7 +370,13 @@ impl Response {
         self.shown(step, data, end, cx)
     }
 
-    fn shown(&mut self, step: Step, data: Bytes, end: bool, cx: &mut Context<'_>) -> Result<Poll<Option<Frame>>, Fault> {
+    fn shown(
+        &mut self,
+        step: Step,
+        data: Bytes,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<Option<Frame>>, Fault> {
         match step {
             Step::Reply(_) => Err(Fault::Internal("filter_reply_after_response_started")),
             Step::Wait(wait) => {

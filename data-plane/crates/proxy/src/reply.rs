@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn grpc_is_known_by_its_media_type() {
-        let check = |value: &str, grpc| assert_eq!(is_grpc(&[("content-type", value)].into_iter().collect()), grpc, "{value}");
+        let check =
+            |value: &str, grpc| assert_eq!(is_grpc(&[("content-type", value)].into_iter().collect()), grpc, "{value}");
         check("application/grpc", true);
         check("application/grpc+proto", true);
         check("application/grpc-web", false);

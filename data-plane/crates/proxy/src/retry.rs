@@ -52,7 +52,10 @@ enum Failure {
     Final(Fault),
     Connect(ConnectError),
     /// `reused`: the connection had served before.
-    Stream { error: StreamError, reused: bool },
+    Stream {
+        error: StreamError,
+        reused: bool,
+    },
     PerTry(Expired),
 }
 
@@ -253,11 +256,7 @@ fn host_only(authority: &str) -> &str {
 }
 
 /// Sends the request and waits for the head of the final response; passes interim responses on.
-async fn response_head(
-    stream: &mut Stream<'_>,
-    up: &mut ClientStream,
-    reused: bool,
-) -> Result<ResponseHead, Failure> {
+async fn response_head(stream: &mut Stream<'_>, up: &mut ClientStream, reused: bool) -> Result<ResponseHead, Failure> {
     poll_fn(|cx| {
         if let Err(fault) = pump_up(stream, up, cx) {
             return Poll::Ready(Err(Failure::Final(fault)));
@@ -275,11 +274,12 @@ async fn response_head(
                 }
             }
         }
-        stream.poll_trouble(cx, |expired| match expired {
-            Expired::PerTry | Expired::PerTryIdle => Failure::PerTry(expired),
-            other => Failure::Final(other.fault()),
-        })
-        .map(Err)
+        stream
+            .poll_trouble(cx, |expired| match expired {
+                Expired::PerTry | Expired::PerTryIdle => Failure::PerTry(expired),
+                other => Failure::Final(other.fault()),
+            })
+            .map(Err)
     })
     .await
 }

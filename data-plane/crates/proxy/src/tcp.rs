@@ -81,8 +81,13 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> 
         info.upstream.attempts += 1;
         let picked = {
             let mut rng = worker.rng();
-            let mut context =
-                PickContext { rng: &mut rng, worker: worker.index(), hash, tried: &tried, reselect: tried.len() as u32 };
+            let mut context = PickContext {
+                rng: &mut rng,
+                worker: worker.index(),
+                hash,
+                tried: &tried,
+                reselect: tried.len() as u32,
+            };
             cluster.pick(&mut context)
         };
         let Ok(endpoint) = picked else {

@@ -106,7 +106,12 @@ mod tests {
 
     #[test]
     fn the_most_specific_server_name_wins() {
-        let chains = [FilterChainMatch::default(), names(&["*.example.com"]), names(&["a.example.com"]), names(&["*.b.example.com"])];
+        let chains = [
+            FilterChainMatch::default(),
+            names(&["*.example.com"]),
+            names(&["a.example.com"]),
+            names(&["*.b.example.com"]),
+        ];
         check(&chains, "a.example.com", 443, &[], Some(2));
         check(&chains, "x.example.com", 443, &[], Some(1));
         check(&chains, "x.b.example.com", 443, &[], Some(3));
@@ -129,7 +134,8 @@ mod tests {
         check(&[net("192.0.0.0/8"), net("192.0.2.0/24"), net("10.0.0.0/8")], "", 80, &[], Some(1));
         let h2 = FilterChainMatch { application_protocols: vec!["h2".into()], ..FilterChainMatch::default() };
         check(&[FilterChainMatch::default(), h2], "a", 443, &["h2", "http/1.1"], Some(1));
-        let raw = FilterChainMatch { transport_protocol: Some(TransportProtocol::RawBuffer), ..FilterChainMatch::default() };
+        let raw =
+            FilterChainMatch { transport_protocol: Some(TransportProtocol::RawBuffer), ..FilterChainMatch::default() };
         check(std::slice::from_ref(&raw), "a.com", 443, &[], None);
         check(&[raw], "", 443, &[], Some(0));
     }

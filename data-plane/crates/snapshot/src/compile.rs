@@ -90,7 +90,10 @@ impl Refusal {
 
 impl Environment {
     /// What filters are given when they are compiled.
-    pub(crate) fn services<'a>(&'a self, discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>) -> Services<'a> {
+    pub(crate) fn services<'a>(
+        &'a self,
+        discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>,
+    ) -> Services<'a> {
         Services {
             keep: &self.keep,
             health: Arc::clone(&self.health),
@@ -122,9 +125,7 @@ impl ClusterInputs {
         environment: &Environment,
     ) -> Self {
         let endpoints = match &config.discovery {
-            shared_config::cluster::Discovery::Eds(eds) => {
-                resources.endpoints.get(&eds.service).cloned()
-            }
+            shared_config::cluster::Discovery::Eds(eds) => resources.endpoints.get(&eds.service).cloned(),
             _ => None,
         };
         let names = config.tls.as_ref().map(|tls| crate::wanted::secret_names(&tls.common)).unwrap_or_default();

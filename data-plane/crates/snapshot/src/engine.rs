@@ -165,9 +165,11 @@ impl Engine {
 
     /// The clusters that DNS has to resolve.
     pub fn dns_clusters(&self) -> impl Iterator<Item = &Arc<shared_config::cluster::Cluster>> {
-        self.resources.clusters.iter().map(|(_, cluster)| cluster).filter(|cluster| {
-            matches!(cluster.discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..))
-        })
+        self.resources
+            .clusters
+            .iter()
+            .map(|(_, cluster)| cluster)
+            .filter(|cluster| matches!(cluster.discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..)))
     }
 
     /// When something that waits has waited long enough.

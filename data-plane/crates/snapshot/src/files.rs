@@ -44,10 +44,9 @@ impl Files {
         if let Some((bytes, _)) = self.read.get(path) {
             return Ok(bytes.clone());
         }
-        let bytes = std::fs::read(path).map(Bytes::from).map_err(|error| FileError::Unreadable {
-            path: path.display().to_string(),
-            reason: error.to_string(),
-        })?;
+        let bytes = std::fs::read(path)
+            .map(Bytes::from)
+            .map_err(|error| FileError::Unreadable { path: path.display().to_string(), reason: error.to_string() })?;
         self.read.insert(path.to_owned(), (bytes.clone(), modified(path)));
         Ok(bytes)
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dp_filters::Chain;
+use dp_http::HeaderName;
 use dp_http::info::Metadata;
 use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_observe::access_log::AccessLog;
 use dp_observe::stats::{HttpStats, ListenerStats, TcpStats, TlsStats};
-use dp_http::HeaderName;
 use dp_routing::{HashPolicies, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights};
 use dp_upstream::Cluster;
 use hashbrown::HashMap;

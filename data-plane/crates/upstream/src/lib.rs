@@ -13,4 +13,4 @@ pub mod stats;
 pub use breaker::{Guard, Priority, Resource};
 pub use cluster::{Cluster, PickContext, PickError, Site, Tls};
 pub use endpoint::{Endpoint, EndpointState, Health};
-pub use pool::{RawConnection, Checkout, CheckoutOptions, ConnectError, Pools};
+pub use pool::{Checkout, CheckoutOptions, ConnectError, Pools, RawConnection};

@@ -152,9 +152,8 @@ fn remove_dot_segments(path: &str) -> String {
 }
 
 fn has_escaped_slash(path: &[u8]) -> bool {
-    path.windows(3).any(|w| {
-        w[0] == b'%' && ((w[1] == b'2' && w[2] | 0x20 == b'f') || (w[1] == b'5' && w[2] | 0x20 == b'c'))
-    })
+    path.windows(3)
+        .any(|w| w[0] == b'%' && ((w[1] == b'2' && w[2] | 0x20 == b'f') || (w[1] == b'5' && w[2] | 0x20 == b'c')))
 }
 
 #[cfg(test)]
@@ -200,9 +199,6 @@ mod tests {
             escaped_slashes("/a%2Fb%5cc?q", EscapedSlashes::UnescapeAndForward),
             Slashes::Kept(Cow::Owned("/a/b\\c?q".into()))
         );
-        assert_eq!(
-            escaped_slashes("/a%2F", EscapedSlashes::UnescapeAndRedirect),
-            Slashes::Redirect("/a/".into())
-        );
+        assert_eq!(escaped_slashes("/a%2F", EscapedSlashes::UnescapeAndRedirect), Slashes::Redirect("/a/".into()));
     }
 }

@@ -66,7 +66,9 @@ pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpo
         SchemeOption::Keep => {}
         SchemeOption::Http => stream.request.scheme = Scheme::Http,
         SchemeOption::Https => stream.request.scheme = Scheme::Https,
-        SchemeOption::MatchUpstream => stream.request.scheme = if chosen.cluster.tls.is_some() { Scheme::Https } else { Scheme::Http },
+        SchemeOption::MatchUpstream => {
+            stream.request.scheme = if chosen.cluster.tls.is_some() { Scheme::Https } else { Scheme::Http }
+        }
     }
 }
 

@@ -51,7 +51,8 @@ impl Tries {
         if let Some(policy) = policy {
             tries.per_try = policy.per_try_timeout;
             tries.per_try_idle = policy.per_try_idle_timeout;
-            if policy.request_headers.is_empty() || policy.request_headers.iter().any(|m| matches(m, &request.headers)) {
+            if policy.request_headers.is_empty() || policy.request_headers.iter().any(|m| matches(m, &request.headers))
+            {
                 tries.on = policy.retry_on;
                 tries.left = policy.retries;
                 tries.status_codes.clone_from(&policy.status_codes);

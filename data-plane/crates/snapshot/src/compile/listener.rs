@@ -55,9 +55,7 @@ pub(crate) fn listener(
     }
     let stats = match previous.filter(|previous| previous.config.stat_prefix == config.stat_prefix) {
         Some(previous) => Arc::clone(&previous.stats),
-        None => {
-            ListenerStats::register(&environment.registry, Scope::listener(&stat_name(config)))
-        }
+        None => ListenerStats::register(&environment.registry, Scope::listener(&stat_name(config))),
     };
     Ok(Listener {
         name: config.name.as_str().into(),
@@ -96,7 +94,9 @@ fn sockets(
     for address in &config.addresses {
         let (asked, mode) = match &address.address {
             ConfigAddress::Ip(ip) => (Address::Ip(*ip), None),
-            ConfigAddress::Pipe { path, mode } => (Address::Pipe(path.as_str().into()), Some(*mode).filter(|m| *m != 0)),
+            ConfigAddress::Pipe { path, mode } => {
+                (Address::Pipe(path.as_str().into()), Some(*mode).filter(|m| *m != 0))
+            }
             ConfigAddress::Name { host, .. } => return Err(Refusal(format!("cannot listen on the name {host}"))),
         };
         let options = ListenOptions {
@@ -150,7 +150,10 @@ fn filter_chain(
                 certificates,
                 describe: tls::describe,
                 handshake_timeout: config.transport_socket_connect_timeout.unwrap_or(HANDSHAKE_TIMEOUT),
-                stats: TlsStats::register(&environment.registry, Scope::listener(&stat_name(&inputs.config)).child("ssl")),
+                stats: TlsStats::register(
+                    &environment.registry,
+                    Scope::listener(&stat_name(&inputs.config)).child("ssl"),
+                ),
             })
         }
     };

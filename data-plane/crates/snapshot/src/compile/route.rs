@@ -91,12 +91,20 @@ fn chain<'a>(levels: &Levels<'a>, target: Option<(&'a str, &'a Overrides)>, comp
         (&*levels.virtual_host.name, &levels.virtual_host.filters),
         (&*levels.route.name, &levels.route.filters),
     ];
-    let levels: Vec<Level<'a>> =
-        all.into_iter().chain(target).filter(|(_, c)| !c.is_empty()).map(|(name, configs)| Level { name, configs }).collect();
+    let levels: Vec<Level<'a>> = all
+        .into_iter()
+        .chain(target)
+        .filter(|(_, c)| !c.is_empty())
+        .map(|(name, configs)| Level { name, configs })
+        .collect();
     compiler.chain(&levels)
 }
 
-fn forward<'a>(action: &'a config::RouteAction, levels: &Levels<'a>, compiler: &Compiler<'a>) -> Result<Forward, Refusal> {
+fn forward<'a>(
+    action: &'a config::RouteAction,
+    levels: &Levels<'a>,
+    compiler: &Compiler<'a>,
+) -> Result<Forward, Refusal> {
     let targets = match &action.cluster {
         config::ClusterSpecifier::Weighted(weighted) => {
             let compile = |cluster: &'a config::ClusterWeight| {

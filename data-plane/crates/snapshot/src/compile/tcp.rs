@@ -10,7 +10,11 @@ use shared_telemetry::Scope;
 use super::{Environment, Refusal, access_logs};
 use crate::runtime::TcpProxy;
 
-pub(super) fn compile(config: &Config, before: &[NetworkFilter], environment: &Environment) -> Result<TcpProxy, Refusal> {
+pub(super) fn compile(
+    config: &Config,
+    before: &[NetworkFilter],
+    environment: &Environment,
+) -> Result<TcpProxy, Refusal> {
     Ok(TcpProxy {
         targets: config.clusters.iter().map(|(name, weight)| (Arc::from(name.as_str()), *weight)).collect(),
         total: config.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum(),

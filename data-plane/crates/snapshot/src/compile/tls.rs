@@ -9,8 +9,8 @@ use shared_config::matcher::StringPattern;
 use shared_config::secret::{Secret, SecretKind};
 use shared_config::tls as config;
 use shared_tls::{
-    Certificate, CertificateInfo, ClientAuth, ClientSettings, Params, Roots, SanCheck, SanKind, ServerSettings, Tickets, Verification,
-    Version,
+    Certificate, CertificateInfo, ClientAuth, ClientSettings, Params, Roots, SanCheck, SanKind, ServerSettings,
+    Tickets, Verification, Version,
 };
 
 use super::Refusal;
@@ -102,11 +102,7 @@ fn secret<'s>(name: &str, secrets: &'s Secrets) -> Result<&'s SecretKind, Refusa
     found.map(|secret| &secret.kind).ok_or_else(|| Refusal(format!("the secret {name} is not there")))
 }
 
-fn certificates(
-    common: &config::CommonTls,
-    secrets: &Secrets,
-    files: &mut Files,
-) -> Result<Vec<Certificate>, Refusal> {
+fn certificates(common: &config::CommonTls, secrets: &Secrets, files: &mut Files) -> Result<Vec<Certificate>, Refusal> {
     let mut certificates = Vec::new();
     for (index, inline) in common.certificates.iter().enumerate() {
         certificates.push(certificate(inline, files).map_err(|r| r.at(format!("tls_certificates[{index}]")))?);
@@ -143,10 +139,7 @@ fn tickets(config: &config::SessionTickets, secrets: &Secrets, files: &mut Files
 }
 
 /// The validation context in force.
-fn validation(
-    config: &config::Validation,
-    secrets: &Secrets,
-) -> Result<Option<config::ValidationContext>, Refusal> {
+fn validation(config: &config::Validation, secrets: &Secrets) -> Result<Option<config::ValidationContext>, Refusal> {
     use config::Validation;
     let of_secret = |name: &str| match secret(name, secrets)? {
         SecretKind::Validation(context) => Ok((**context).clone()),
