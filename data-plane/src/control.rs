@@ -10,7 +10,7 @@ use dp_snapshot::{Engine, Kind, Snapshot};
 use shared_config::bootstrap::Bootstrap;
 use stdx::drain::{Drain, Phase};
 use stdx::live::Live;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// What the rest of the process asks of the control thread.
@@ -28,8 +28,8 @@ pub(crate) enum Command {
 #[derive(Clone)]
 pub(crate) struct SharedEngine {
     engine: Arc<Mutex<Engine>>,
-    /// Something changed that may move the next deadline.
-    pub(crate) changed: Arc<Notify>,
+    /// Something changed that may move the next deadline, or what has to be resolved.
+    changed: watch::Sender<()>,
 }
 
 /// The control thread before it runs.
@@ -75,7 +75,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 impl SharedEngine {
     pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine: Arc::new(Mutex::new(engine)), changed: Arc::default() }
+        Self { engine: Arc::new(Mutex::new(engine)), changed: watch::Sender::new(()) }
     }
 
     /// A panic while it was held leaves the last published snapshot in place, so a poisoned lock is still good.
@@ -88,7 +88,16 @@ impl SharedEngine {
         for (kind, name, reason) in self.lock().settle(Instant::now()).refused {
             tracing::warn!(?kind, name, reason, "a resource was refused; the version before it stays");
         }
-        self.changed.notify_one();
+        self.announce();
+    }
+
+    /// Tells those who follow that something changed.
+    pub(crate) fn announce(&self) {
+        self.changed.send_replace(());
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 }
 
@@ -140,9 +149,10 @@ impl Control {
         if self.signals {
             tokio::task::spawn_local(crate::signals::follow(self.commands.clone()));
         }
+        tokio::task::spawn_local(crate::names::follow(self.engine.clone()));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let changed = Arc::clone(&self.engine.changed);
+        let mut changes = self.engine.changes();
         loop {
             let deadline = self.engine.lock().next_deadline();
             tokio::select! {
@@ -155,7 +165,7 @@ impl Control {
                     None => return self.drain.advance(Phase::Now),
                 },
                 _ = tick.tick() => self.reload(false),
-                () = changed.notified() => {}
+                _ = changes.changed() => {}
                 () = until(deadline) => self.engine.settle(),
             }
         }

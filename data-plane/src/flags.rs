@@ -62,6 +62,14 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub admin_address_path: Option<PathBuf>,
 
+    /// Accepted for Envoy's sake: there is no hot restart to disable, changes need no new process.
+    #[arg(long)]
+    pub disable_hot_restart: bool,
+
+    /// Accepted for Envoy's sake: processes share no memory, so that there is no base id.
+    #[arg(long)]
+    pub use_dynamic_base_id: bool,
+
     /// Print the version and exit.
     #[arg(long)]
     pub version: bool,

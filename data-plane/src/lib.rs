@@ -4,6 +4,7 @@ mod admin;
 mod control;
 pub mod flags;
 mod health;
+mod names;
 mod process;
 mod signals;
 mod sources;

@@ -80,7 +80,7 @@ impl Intake {
         }
         let settled = engine.settle(Instant::now());
         drop(engine);
-        self.engine.changed.notify_one();
+        self.engine.announce();
         for (of, name, reason) in settled.refused {
             if of == kind && names.contains(&name) {
                 rejected.push((name, reason));

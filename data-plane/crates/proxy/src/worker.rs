@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dp_snapshot::Snapshot;
 use dp_upstream::Pools;
@@ -60,10 +61,22 @@ async fn serve(setup: WorkerSetup) {
         next_id: Cell::new(0),
     });
     tokio::task::spawn_local(worker.pools.clone().maintain());
+    tokio::task::spawn_local(flush_logs());
     let following = tokio::task::spawn_local(listener::follow(Rc::clone(&worker), setup.published));
     // Fails only when the sender is gone, which also means that the process ends.
     let _ = phase.wait_for(|phase| *phase == stdx::drain::Phase::Now).await;
     following.abort();
+    dp_observe::access_log::writer::flush();
+}
+
+/// Hands over what this worker's access logs collected, once a second.
+async fn flush_logs() {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        dp_observe::access_log::writer::flush();
+    }
 }
 
 // === impl Worker ===

@@ -28,7 +28,7 @@ pub(crate) fn cluster(
     let tls = match &config.tls {
         None => None,
         Some(context) => {
-            let client = tls::client(context, &inputs.secrets, &mut environment.files);
+            let client = tls::client(context, config.http.auto_sni, &inputs.secrets, &mut environment.files);
             let client = client.map_err(|refusal| refusal.at("transport_socket"))?;
             Some(Tls::new(client, context.sni.clone(), context.auto_host_sni, tls::describe))
         }

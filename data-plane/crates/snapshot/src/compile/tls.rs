@@ -54,8 +54,11 @@ pub(super) fn server(
 }
 
 /// TLS towards upstreams.
+///
+/// `auto_sni`: the name comes from the request.
 pub(super) fn client(
     context: &config::UpstreamTls,
+    auto_sni: bool,
     secrets: &Secrets,
     files: &mut Files,
 ) -> Result<Arc<rustls::ClientConfig>, Refusal> {
@@ -70,7 +73,7 @@ pub(super) fn client(
         params: params(&common.params),
         alpn: common.alpn.clone(),
         verification,
-        send_sni: true,
+        send_sni: !context.sni.is_empty() || context.auto_host_sni || auto_sni,
         max_sessions: context.max_session_keys,
     };
     Ok(shared_tls::client_config(settings)?)
