@@ -14,6 +14,7 @@ use dp_net::rewind::Rewind;
 use dp_net::{proxy_protocol, sniff, tls};
 use dp_snapshot::chain_match::Facts;
 use dp_snapshot::{FilterChain, Listener, Network};
+use stdx::drain::Phase;
 use tokio::time::timeout;
 
 use crate::worker::Worker;
@@ -93,6 +94,18 @@ async fn identify(worker: Rc<Worker>, listener: Arc<Listener>, accepted: Accepte
         filter_chain: Arc::clone(&chain.name),
     };
     let conn = Connection { worker, listener, chain, info: Arc::new(info) };
+    let mut phase = conn.chain.drain.watch();
+    tokio::select! {
+        () = carry(conn, io) => {}
+        // The drain time is over: what still runs is cut.
+        _ = phase.wait_for(|phase| *phase == Phase::Now) => {}
+    }
+    drop(guard);
+    Ok(())
+}
+
+/// Hands the bytes to what the chain ends in.
+async fn carry(conn: Connection, io: Io) {
     match &conn.chain.network {
         Network::Http(hcm) => {
             let hcm = Arc::clone(hcm);
@@ -104,8 +117,6 @@ async fn identify(worker: Rc<Worker>, listener: Arc<Listener>, accepted: Accepte
         }
         Network::Close => {}
     }
-    drop(guard);
-    Ok(())
 }
 
 /// Runs the listener filters: reads the PROXY header, looks at the ClientHello.

@@ -18,6 +18,7 @@ use dp_http::{LocalReply, Protocol, RequestHead, StreamInfo, h2};
 use dp_snapshot::{Hcm, Network, Snapshot};
 use shared_config::hcm::Codec;
 use stdx::drain::Phase;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::body::RequestBody;
@@ -163,6 +164,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         return;
     };
     let active = Rc::new(std::cell::Cell::new(0u32));
+    let ended = Rc::new(Notify::new());
     let mut served: u32 = 0;
     let mut leaving = false;
     let mut idle_since = born;
@@ -172,9 +174,13 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         let end_of_life = deadline(born, options.max_connection_duration).filter(|_| !leaving);
         let event = {
             let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
+            let mut ended = pin!(ended.notified());
             poll_fn(|cx| {
                 if let Poll::Ready(accepted) = codec.poll_accept(cx) {
                     return Poll::Ready(Event::Accepted(accepted));
+                }
+                if ended.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Idle);
                 }
                 if !leaving && drained.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Leave);
@@ -186,6 +192,10 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         let (head, down) = match event {
             Event::Accepted(Some(Ok(accepted))) => accepted,
             Event::Accepted(Some(Err(_)) | None) => return,
+            Event::Idle => {
+                idle_since = Instant::now();
+                continue;
+            }
             Event::Leave => {
                 if std::mem::replace(&mut leaving, true) {
                     return;
@@ -202,19 +212,24 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         }
         idle_since = Instant::now();
         active.set(active.get() + 1);
-        let (conn, view, active) = (Rc::clone(&conn), view.clone(), Rc::clone(&active));
+        let (conn, view, active, ended) = (Rc::clone(&conn), view.clone(), Rc::clone(&active), Rc::clone(&ended));
         let start = idle_since;
         tokio::task::spawn_local(async move {
             let mut timer = LazyTimer::default();
             let stream = begin(&conn, &view, head, ServerStream::H2(Box::new(down)), &mut timer, start);
             stream::serve(stream).await;
             active.set(active.get() - 1);
+            if active.get() == 0 {
+                ended.notify_one();
+            }
         });
     }
 }
 
 enum Event {
     Accepted(Option<Result<(RequestHead, h2::ServerStream), StreamError>>),
+    /// The last stream ended: the connection is idle from now on.
+    Idle,
     /// Time to end the connection gracefully.
     Leave,
 }

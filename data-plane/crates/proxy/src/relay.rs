@@ -81,6 +81,9 @@ fn send_head(stream: &mut Stream<'_>, upstream: &mut Upstream, held: Option<&Byt
     let end = !opens && held.map_or(upstream.is_complete(), Bytes::is_empty);
     stream.reply.started = true;
     stream.info.status = upstream.head.status;
+    if stream.info.details.is_empty() {
+        stream.info.details = "via_upstream".into();
+    }
     stream.down.send_head(&upstream.head, end).map_err(|_| Fault::DownstreamGone)?;
     stream.finish.response = Some(std::mem::take(&mut upstream.head));
     if opens {
