@@ -16,6 +16,7 @@ use dp_observe::stats::FileStats;
 use dp_snapshot::{Engine, Environment, Files, Origin, Snapshot};
 use shared_config::bootstrap::Bootstrap;
 use shared_config::core::Address as ConfigAddress;
+use shared_config::runtime::{self, Runtime};
 use shared_telemetry::log::LogHandle;
 use shared_telemetry::{Registry, Scope};
 use stdx::drain::Drain;
@@ -93,6 +94,7 @@ impl Proxy {
     /// What is wrong, by name; nothing runs then.
     pub fn start(bootstrap: Bootstrap, options: Options) -> Result<Self, StartError> {
         shared_tls::install_default();
+        runtime::install(Runtime::new(&bootstrap.runtime_layers, &BTreeMap::new()));
         let registry = Registry::new(options.workers + 1);
         let drain = Drain::default();
         let health = Arc::new(ProcessHealth::new(drain.clone()));

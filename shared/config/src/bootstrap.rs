@@ -35,10 +35,6 @@ pub struct Bootstrap {
     pub admin: Option<Admin>,
     /// Runtime values, later layers over earlier ones.
     pub runtime_layers: Vec<RuntimeLayer>,
-    /// The cluster we belong to, for zone-aware balancing; empty for none.
-    pub local_cluster_name: String,
-    /// Where load reports go.
-    pub load_reports: Option<ApiSource>,
 }
 
 /// Who we are.

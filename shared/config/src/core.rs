@@ -81,6 +81,27 @@ pub struct RuntimeFraction {
     pub key: String,
 }
 
+impl RuntimeFraction {
+    /// What holds in this process.
+    pub fn value(&self) -> Fraction {
+        crate::runtime::process().fraction(self)
+    }
+}
+
+impl RuntimeFlag {
+    /// What holds in this process.
+    pub fn value(&self) -> bool {
+        crate::runtime::process().flag(self)
+    }
+}
+
+impl RuntimeNumber {
+    /// What holds in this process.
+    pub fn value(&self) -> u64 {
+        crate::runtime::process().number(self)
+    }
+}
+
 /// A flag that the runtime key overrides when it is set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RuntimeFlag {

@@ -72,8 +72,6 @@ pub struct HttpConnectionManager {
     pub local_reply: LocalReply,
     /// The logs.
     pub access_logs: Vec<AccessLog>,
-    /// When there are lines besides the one at the end of a request.
-    pub access_log_options: AccessLogOptions,
 }
 
 /// See [`HttpConnectionManager::codec`].
@@ -104,8 +102,6 @@ pub struct Upgrade {
     pub protocol: String,
     /// Allowed where a route does not say otherwise.
     pub enabled: bool,
-    /// The filters of upgraded requests; those of the connection manager when `None`.
-    pub http_filters: Option<Vec<HttpFilter>>,
 }
 
 /// How long things may take; `None` is for ever.
@@ -113,8 +109,6 @@ pub struct Upgrade {
 pub struct Timeouts {
     /// Without bytes in either direction of a stream; 5 minutes by default. Routes may change it.
     pub stream_idle: Option<Duration>,
-    /// Without the client taking bytes we have for it; like `stream_idle` by default.
-    pub stream_flush: Option<Duration>,
     /// From the first byte of a request to its last.
     pub request: Option<Duration>,
     /// From the first byte of a request to the end of its head.
@@ -292,17 +286,6 @@ pub enum StripPort {
     Matching,
     /// Always.
     Any,
-}
-
-/// When there are lines besides the one at the end of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AccessLogOptions {
-    /// As often as this.
-    pub flush_interval: Option<Duration>,
-    /// When the head of a request has come.
-    pub on_new_request: bool,
-    /// When an upgrade or CONNECT has been accepted.
-    pub on_tunnel_established: bool,
 }
 
 #[cfg(test)]

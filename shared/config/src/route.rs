@@ -16,7 +16,7 @@ mod retry;
 pub mod template;
 
 pub use self::action::{
-    ClusterSpecifier, ClusterWeight, ConnectConfig, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
+    ClusterSpecifier, ClusterWeight, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
     RouteAction, UpgradeConfig, WeightSource, WeightedClusters,
 };
 pub use self::hash::{CookieSpec, HashPolicy, HashSource};
@@ -83,8 +83,6 @@ pub struct Route {
     pub metadata: Metadata,
     /// Most bytes of a request kept for retries and mirrors; `None` leaves it to the listener.
     pub buffer_limit: Option<u64>,
-    /// Names per-route statistics; empty for none.
-    pub stat_prefix: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,7 @@
 //! Runtime values: what the layers of the bootstrap say about keys that fractions, flags and numbers refer to.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use proto::envoy::config::bootstrap::v3 as pb;
 use serde_json::Value;
@@ -86,6 +87,20 @@ impl Runtime {
         let value = self.values.get(&runtime_number.key).and_then(number);
         value.unwrap_or(u64::from(runtime_number.default))
     }
+}
+
+static PROCESS: OnceLock<Runtime> = OnceLock::new();
+
+/// Makes these the values of the process. The layers of a bootstrap never change, so they are set once, before the
+/// first snapshot is compiled; whoever does not set them (the control plane, a test) has the defaults.
+pub fn install(runtime: Runtime) {
+    // A second proxy in one process, as tests have it, keeps the values of the first.
+    let _ = PROCESS.set(runtime);
+}
+
+/// The values of the process.
+pub fn process() -> &'static Runtime {
+    PROCESS.get_or_init(Runtime::default)
 }
 
 /// A number, also one in quotes.

@@ -6,7 +6,7 @@ use proto::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use proto::envoy::r#type::v3 as pb_type;
 
 use crate::access_log::{self, AccessLog};
-use crate::core::{duration_at, timeout_at};
+use crate::core::timeout_at;
 use crate::invalid::Problems;
 use crate::refuse_set;
 
@@ -27,12 +27,6 @@ pub struct TcpProxy {
     pub hash_source_ip: bool,
     /// The logs; one line at the end of a connection.
     pub access_logs: Vec<AccessLog>,
-    /// One line more as often as this, while a connection lives.
-    pub access_log_flush_interval: Option<Duration>,
-    /// One line more when the upstream is connected.
-    pub log_on_connected: bool,
-    /// One line more when the connection begins.
-    pub log_on_start: bool,
 }
 
 /// Decodes the filter.
@@ -42,21 +36,14 @@ pub fn decode(proto: &pb::TcpProxy, p: &mut Problems) -> Option<TcpProxy> {
         p, proto;
         on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout, backoff_options, tunneling_config,
         max_downstream_connection_duration_jitter_percentage, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy,
-        upstream_connect_mode, max_early_data_bytes, check_drain_close,
+        upstream_connect_mode, max_early_data_bytes, check_drain_close, access_log_options, access_log_flush_interval,
+        flush_access_log_on_connected,
     );
     if proto.stat_prefix.is_empty() {
         p.refuse_at::<()>("stat_prefix", "must not be empty");
     }
     let clusters = clusters(proto, p);
     let hour = Some(Duration::from_secs(3600));
-    let options = proto.access_log_options.unwrap_or_default();
-    let flush = p.at("access_log_options", |p| {
-        duration_at(options.access_log_flush_interval.as_ref(), "access_log_flush_interval", p)
-    });
-    let flush = flush.or_else(|| duration_at(proto.access_log_flush_interval.as_ref(), "access_log_flush_interval", p));
-    if flush.is_some_and(|interval| interval < Duration::from_millis(1)) {
-        p.refuse_at::<()>("access_log_flush_interval", "must be at least 1ms");
-    }
     if proto.max_connect_attempts == Some(0) {
         p.refuse_at::<()>("max_connect_attempts", "must be at least 1");
     }
@@ -73,9 +60,6 @@ pub fn decode(proto: &pb::TcpProxy, p: &mut Problems) -> Option<TcpProxy> {
         max_connect_attempts: proto.max_connect_attempts.unwrap_or(1),
         hash_source_ip: hash_policy(&proto.hash_policy, p),
         access_logs: access_log::decode_all(&proto.access_log, "access_log", p),
-        access_log_flush_interval: flush,
-        log_on_connected: options.flush_access_log_on_connected || proto.flush_access_log_on_connected,
-        log_on_start: options.flush_access_log_on_start,
     };
     (p.count() == before).then_some(decoded)
 }

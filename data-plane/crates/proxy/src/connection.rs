@@ -5,10 +5,12 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dp_http::info::{Address, ConnectionInfo, TlsInfo};
+use dp_format::Inputs;
 use dp_http::io::Io;
+use dp_http::{Protocol, StreamInfo};
 use dp_net::listen::Accepted;
 use dp_net::rewind::Rewind;
 use dp_net::{proxy_protocol, sniff, tls};
@@ -45,7 +47,23 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted:
     let stats = Arc::clone(&listener.stats);
     stats.downstream_cx_total().inc(shard);
     stats.downstream_cx_active().inc(shard);
-    if let Err(end) = identify(worker, listener, accepted).await {
+    let began = Instant::now();
+    let early = ConnectionInfo {
+        id: 0,
+        direct_remote: accepted.remote.clone(),
+        remote: accepted.remote.clone(),
+        local: accepted.local.clone(),
+        tls: None,
+        requested_server_name: None,
+        start: SystemTime::now(),
+        listener: Arc::clone(&listener.name),
+        filter_chain: "".into(),
+    };
+    let mut info = Arc::new(early);
+    let logged = Arc::clone(&listener);
+    let ended = identify(worker, listener, accepted, &mut info).await;
+    log(&logged, info, began);
+    if let Err(end) = ended {
         match end {
             Early::Timeout => stats.downstream_pre_cx_timeout().inc(shard),
             Early::NoChain => stats.no_filter_chain_match().inc(shard),
@@ -63,7 +81,26 @@ enum Early {
     Closed,
 }
 
-async fn identify(worker: Rc<Worker>, listener: Arc<Listener>, accepted: Accepted) -> Result<(), Early> {
+/// Writes the listener's own access logs: a line a connection.
+fn log(listener: &Listener, info: Arc<ConnectionInfo>, began: Instant) {
+    if listener.access_logs.is_empty() {
+        return;
+    }
+    let start = info.start;
+    let mut info = StreamInfo::new(info, Protocol::Http11, start, began);
+    info.duration = Some(began.elapsed());
+    let inputs = Inputs { info: &info, request: None, response: None, trailers: None, local_reply_body: "" };
+    for log in &listener.access_logs {
+        log.log(&inputs, fastrand::u64(..));
+    }
+}
+
+async fn identify(
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    accepted: Accepted,
+    known: &mut Arc<ConnectionInfo>,
+) -> Result<(), Early> {
     let mut found = Found {
         stream: Rewind::new(accepted.stream),
         direct_remote: accepted.remote.clone(),
@@ -93,7 +130,9 @@ async fn identify(worker: Rc<Worker>, listener: Arc<Listener>, accepted: Accepte
         listener: Arc::clone(&listener.name),
         filter_chain: Arc::clone(&chain.name),
     };
-    let conn = Connection { worker, listener, chain, info: Arc::new(info) };
+    let info = Arc::new(info);
+    *known = Arc::clone(&info);
+    let conn = Connection { worker, listener, chain, info };
     let mut phase = conn.chain.drain.watch();
     tokio::select! {
         () = carry(conn, io) => {}

@@ -305,6 +305,7 @@ fn begin<'c>(
         needs_tls: false,
         shadows: Shadows::default(),
         set_cookies: Vec::new(),
+        timed_out: false,
         down,
         timer,
         tunnel,

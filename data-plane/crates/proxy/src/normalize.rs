@@ -60,6 +60,15 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     } else if stream.info.internal {
         stream.request.headers.set(&name::X_ENVOY_INTERNAL, b"true");
     }
+    if !stream.info.internal {
+        for field in &hcm.internal_only {
+            stream.request.headers.remove(field);
+        }
+    }
+    if let Some(cluster) = &hcm.user_agent {
+        stream.request.headers.set(&name::USER_AGENT, cluster.as_bytes());
+        stream.request.headers.set("x-envoy-downstream-service-cluster", cluster.as_bytes());
+    }
     scheme(stream);
     client_cert::apply(&mut stream.request.headers, &stream.conn.info, &config.client_certificate);
     request_id(stream, config, edge);
@@ -70,14 +79,20 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_host(stream: &Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
-    let head = &stream.request;
+fn check_host(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
+    let head = &mut stream.request;
     if head.protocol == Protocol::Http10 && !config.http1.accept_http_10 {
         let reply = LocalReply::new(426, "low_version");
         return Err(Fault::Reply(Box::new(reply)));
     }
-    if head.authority().is_empty() && head.protocol != Protocol::Http10 {
-        return Err(Fault::MissingHost);
+    if head.authority().is_empty() {
+        let default = &config.http1.default_host_for_http_10;
+        if head.protocol != Protocol::Http10 {
+            return Err(Fault::MissingHost);
+        }
+        if !default.is_empty() {
+            head.set_authority(default);
+        }
     }
     Ok(())
 }

@@ -98,6 +98,7 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Ups
                     continue;
                 }
                 let lost = failure.lost();
+                stream.timed_out = lost == Some(Lost::Timeout);
                 let repeat = lost.is_some_and(|lost| stream.body.can_replay() && tries.after_loss(lost));
                 _retrying = if repeat { retry_guard(stream, chosen) } else { None };
                 if _retrying.is_none() {

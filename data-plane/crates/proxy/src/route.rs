@@ -5,13 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dp_http::flags::Flags;
 use dp_http::{Headers, LocalReply, Method, ResponseHead, name};
 use dp_routing::{Found, MatchContext, original_location, tls_location};
 use dp_snapshot::{Action as Plan, ClusterName, Direct, Forward, RouteEntry, Target, Targets};
 use dp_upstream::{Cluster, Priority};
-use shared_config::http_filter::router::StrictHeader;
-use shared_config::route::{Priority as PriorityConfig, RetryOn, WeightSource};
+use shared_config::route::{Priority as PriorityConfig, WeightSource};
 
 use crate::fault::Fault;
 use crate::normalize;
@@ -108,7 +106,6 @@ pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
         }
         Plan::Forward(forward) => {
             allow_tunnel(stream, forward)?;
-            check_strictly(stream)?;
             let chosen = resolve(stream, &route, forward)?;
             normalize::prepare(stream, &chosen);
             Ok(Action::Forward(chosen))
@@ -136,25 +133,6 @@ fn with_headers(stream: &Stream<'_>, route: &RouteEntry, mut reply: LocalReply) 
     route.headers.response.apply_to_response(&mut head, Some(&stream.request), &stream.info);
     reply.headers = head.headers;
     reply
-}
-
-/// Refuses requests with nonsense in the headers that the router was told to check (`strict_check_headers`).
-fn check_strictly(stream: &Stream<'_>) -> Result<(), Fault> {
-    let Some(router) = stream.chain().router() else { return Ok(()) };
-    for header in &router.strict_check_headers {
-        let Some(value) = stream.request.headers.text(header.name()) else { continue };
-        let is_good = match header {
-            StrictHeader::RetryOn | StrictHeader::RetryGrpcOn => RetryOn::parse(value).1.is_none(),
-            _ => value.trim().parse::<u64>().is_ok(),
-        };
-        if !is_good {
-            let details = format!("request_headers_failed_strict_check{{{}}}", header.name());
-            let body = format!("invalid header '{}' with value '{value}'", header.name());
-            let reply = LocalReply::new(400, details).body(body).flag(Flags::INVALID_ENVOY_REQUEST_HEADERS);
-            return Err(Fault::Reply(Box::new(reply)));
-        }
-    }
-    Ok(())
 }
 
 /// Upgrades and CONNECT pass only where route or connection manager allow them.

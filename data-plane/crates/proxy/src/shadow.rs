@@ -39,7 +39,7 @@ enum Piece {
 /// Starts the mirrors of a route.
 pub(crate) fn send(stream: &mut Stream<'_>, plan: &Forward) {
     for mirror in &plan.mirrors {
-        let sampled = mirror.config.fraction.as_ref().is_none_or(|share| share.default.admits(fastrand::u64(..)));
+        let sampled = mirror.config.fraction.as_ref().is_none_or(|share| share.value().admits(fastrand::u64(..)));
         let name = route::named(&mirror.cluster, &stream.request.headers).filter(|_| sampled);
         let snapshot = stream.snapshot.as_ref();
         let Some(cluster) = name.and_then(|name| snapshot.and_then(|s| s.cluster(name))).cloned() else { continue };

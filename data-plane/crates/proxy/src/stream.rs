@@ -46,6 +46,8 @@ pub(crate) struct Stream<'c> {
     /// A chunk of the request that a filter holds up.
     pub(crate) held_request: Option<Box<Held>>,
     pub(crate) shadows: Shadows,
+    /// The try before this one ran out of time.
+    pub(crate) timed_out: bool,
     /// Cookies that a hash policy made.
     pub(crate) set_cookies: Vec<String>,
     /// What was sent down so far.

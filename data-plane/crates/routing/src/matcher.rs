@@ -81,7 +81,7 @@ impl RouteMatcher {
             .iter()
             .map(|matcher| Ok((Field::new(&matcher.name)?, matcher.clone())))
             .collect::<Result<Vec<_>, CompileError>>()?;
-        let fraction = config.fraction.as_ref().map(|fraction| fraction.default);
+        let fraction = config.fraction.as_ref().map(|fraction| fraction.value());
         let is_plain = headers.is_empty()
             && fraction.is_none()
             && config.query_parameters.is_empty()

@@ -67,6 +67,8 @@ pub(crate) struct ListenerInputs {
     pub(crate) config: Arc<shared_config::listener::Listener>,
     pub(crate) routes: BTreeMap<String, Option<Arc<RouteConfiguration>>>,
     pub(crate) filters: BTreeMap<String, Option<Arc<HttpFilterConfig>>>,
+    /// The names of all clusters. A listener is not compiled again because they changed.
+    pub(crate) clusters: Arc<BTreeSet<String>>,
     pub(crate) secrets: BTreeMap<String, Option<Arc<Secret>>>,
     files: u64,
 }
@@ -168,6 +170,7 @@ impl ListenerInputs {
     pub(crate) fn gather(
         config: &Arc<shared_config::listener::Listener>,
         resources: &Resources,
+        clusters: &Arc<BTreeSet<String>>,
         environment: &Environment,
     ) -> Self {
         use shared_config::hcm::RouteSource;
@@ -177,6 +180,7 @@ impl ListenerInputs {
             config: Arc::clone(config),
             routes: BTreeMap::new(),
             filters: BTreeMap::new(),
+            clusters: Arc::clone(clusters),
             secrets: BTreeMap::new(),
             files: environment.files.generation(),
         };

@@ -248,9 +248,10 @@ impl Engine {
             self.listeners.remove(&name);
             changed = true;
         }
+        let clusters = Arc::new(self.resources.clusters.iter().map(|(name, _)| name.clone()).collect());
         let wanted: Vec<_> = self.resources.listeners.iter().map(|(n, l)| (n.clone(), Arc::clone(l))).collect();
         for (name, config) in wanted {
-            let inputs = compile::ListenerInputs::gather(&config, &self.resources, &self.environment);
+            let inputs = compile::ListenerInputs::gather(&config, &self.resources, &clusters, &self.environment);
             let part = self.listeners.entry(name.clone()).or_default();
             let same = part.inputs.as_ref() == Some(&inputs);
             if same && part.waiting_since.is_none() {

@@ -90,6 +90,8 @@ pub struct Hcm {
     pub local_replies: LocalReplies,
     /// How much of a request may be kept for a retry.
     pub buffer_limit: usize,
+    /// Headers that only internal clients may send.
+    pub internal_only: Vec<HeaderName>,
     /// The cluster of this node, when it is told to upstreams (`add_user_agent`).
     pub user_agent: Option<Arc<str>>,
 }

@@ -27,7 +27,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
     let dynamic = proto.dynamic_resources.clone().unwrap_or_default();
     let (ads, lds, cds) = p.at("dynamic_resources", |p| dynamic_resources(&dynamic, p));
     let manager = proto.cluster_manager.clone().unwrap_or_default();
-    let load_reports = p.at("cluster_manager", |p| cluster_manager(&manager, p));
+    p.at("cluster_manager", |p| cluster_manager(&manager, p));
     let bootstrap = Bootstrap {
         node: proto.node.as_ref().map(|node| p.at("node", |p| node_of(node, p))).unwrap_or_default(),
         static_resources,
@@ -39,8 +39,6 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
             Some(layered) => p.at("layered_runtime", |p| runtime::layers(layered, p)),
             None => Vec::new(),
         },
-        local_cluster_name: manager.local_cluster_name.clone(),
-        load_reports,
     };
     if p.count() == before {
         refuse_unknown_clusters(&bootstrap, p);
@@ -131,10 +129,10 @@ fn dynamic_resources(proto: &pb::bootstrap::DynamicResources, p: &mut Problems) 
     (ads, lds, cds)
 }
 
-fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> Option<ApiSource> {
+fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) {
     // `enable_deferred_cluster_creation`: clusters take no memory per worker until they are used anyway.
-    refuse_set!(p, proto; outlier_detection, upstream_bind_config);
-    proto.load_stats_config.as_ref().and_then(|load| p.at("load_stats_config", |p| api_source(load, p)))
+    // `local_cluster_name` serves zone-aware balancing, which is refused too.
+    refuse_set!(p, proto; outlier_detection, upstream_bind_config, load_stats_config, local_cluster_name);
 }
 
 fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {
@@ -180,7 +178,6 @@ fn refuse_unknown_clusters(bootstrap: &Bootstrap, p: &mut Problems) {
         ("dynamic_resources.ads_config", bootstrap.ads.clone()),
         ("dynamic_resources.lds_config.api_config_source", api(&bootstrap.lds)),
         ("dynamic_resources.cds_config.api_config_source", api(&bootstrap.cds)),
-        ("cluster_manager.load_stats_config", bootstrap.load_reports.clone()),
     ] {
         for (index, service) in source.iter().flat_map(|source| &source.services).enumerate() {
             if !clusters.contains(service.cluster.as_str()) {
@@ -194,9 +191,5 @@ fn refuse_unknown_clusters(bootstrap: &Bootstrap, p: &mut Problems) {
                 });
             }
         }
-    }
-    let local = &bootstrap.local_cluster_name;
-    if !local.is_empty() && !clusters.contains(local.as_str()) {
-        p.refuse_at::<()>("cluster_manager.local_cluster_name", format!("there is no static cluster {local:?}"));
     }
 }

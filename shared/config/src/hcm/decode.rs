@@ -7,7 +7,7 @@ use proto::envoy::extensions::filters::network::http_connection_manager::v3 as p
 use proto::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
 use super::{
-    AccessLogOptions, Codec, EscapedSlashes, ForwardClientCertificate, ForwardMode, HostOptions, HttpConnectionManager,
+    Codec, EscapedSlashes, ForwardClientCertificate, ForwardMode, HostOptions, HttpConnectionManager,
     PathOptions, RequestId, RouteSource, Scheme, ServerHeader, StripPort, Timeouts, Upgrade, address, local_reply,
     protocol,
 };
@@ -26,6 +26,7 @@ pub fn decode(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Option<Htt
         p.refuse_at::<()>("stat_prefix", "must not be empty");
     }
     let routes = routes(proto, p);
+    refuse_access_log_options(proto, p);
     let http_filters = http_filter::decode_chain(&proto.http_filters, p);
     let upgrades = p.each("upgrade_configs", &proto.upgrade_configs, |p, upgrade| upgrade_of(upgrade, p));
     let max_request_headers_kb = proto.max_request_headers_kb.unwrap_or(60);
@@ -65,7 +66,6 @@ pub fn decode(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Option<Htt
         host: host(proto, p),
         local_reply: local_reply::decode(proto.local_reply_config.as_ref(), p),
         access_logs: access_log::decode_all(&proto.access_log, "access_log", p),
-        access_log_options: access_log_options(proto, p),
     };
     (p.count() == before).then_some(manager)
 }
@@ -122,18 +122,10 @@ fn upgrade_of(proto: &pb_hcm::UpgradeConfig, p: &mut Problems) -> Option<Upgrade
     if proto.upgrade_type.is_empty() {
         return p.refuse_at("upgrade_type", "must not be empty");
     }
-    let http_filters = if proto.filters.is_empty() {
-        None
-    } else {
-        let before = p.count();
-        let filters = p.each("filters", &proto.filters, |p, filter| http_filter::decode(filter, p));
-        if p.count() == before {
-            p.at("filters", |p| http_filter::check_chain(&filters, p));
-        }
-        Some(filters)
-    };
+    // Upgraded requests pass the filters that all others pass.
+    p.unimplemented_if("filters", !proto.filters.is_empty());
     let protocol = proto.upgrade_type.to_ascii_lowercase();
-    Some(Upgrade { protocol, enabled: proto.enabled.unwrap_or(true), http_filters })
+    Some(Upgrade { protocol, enabled: proto.enabled.unwrap_or(true) })
 }
 
 fn timeouts(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Timeouts {
@@ -141,7 +133,6 @@ fn timeouts(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Timeouts {
     let stream_idle = timeout_at(proto.stream_idle_timeout.as_ref(), "stream_idle_timeout", five_minutes, p);
     Timeouts {
         stream_idle,
-        stream_flush: timeout_at(proto.stream_flush_timeout.as_ref(), "stream_flush_timeout", stream_idle, p),
         request: timeout_at(proto.request_timeout.as_ref(), "request_timeout", None, p),
         request_headers: timeout_at(proto.request_headers_timeout.as_ref(), "request_headers_timeout", None, p),
         drain: duration_at(proto.drain_timeout.as_ref(), "drain_timeout", p).unwrap_or(Duration::from_secs(5)),
@@ -270,17 +261,12 @@ fn host(proto: &pb::HttpConnectionManager, p: &mut Problems) -> HostOptions {
     HostOptions { strip_port, strip_trailing_dot: proto.strip_trailing_host_dot }
 }
 
-fn access_log_options(proto: &pb::HttpConnectionManager, p: &mut Problems) -> AccessLogOptions {
-    let options = proto.access_log_options.unwrap_or_default();
-    let name = "access_log_flush_interval";
-    let interval = p.at("access_log_options", |p| duration_at(options.access_log_flush_interval.as_ref(), name, p));
-    let interval = interval.or_else(|| duration_at(proto.access_log_flush_interval.as_ref(), name, p));
-    if interval.is_some_and(|interval| interval < Duration::from_millis(1)) {
-        p.refuse_at::<()>(name, "must be at least 1ms");
+/// Logs have one line a request, at its end.
+fn refuse_access_log_options(proto: &pb::HttpConnectionManager, p: &mut Problems) {
+    #[allow(deprecated)]
+    {
+        refuse_set!(p, proto; access_log_options, access_log_flush_interval, flush_access_log_on_new_request);
     }
-    AccessLogOptions {
-        flush_interval: interval,
-        on_new_request: options.flush_access_log_on_new_request || proto.flush_access_log_on_new_request,
-        on_tunnel_established: options.flush_log_on_tunnel_successfully_established,
-    }
+    // A client that takes nothing is bounded by the idle timeout of the stream.
+    refuse_set!(p, proto; stream_flush_timeout);
 }

@@ -77,12 +77,6 @@ pub struct Http2Options {
     pub stream_error_on_invalid_message: Option<bool>,
     /// Probing of connections.
     pub keepalive: Option<Keepalive>,
-    /// The largest single header field in KiB.
-    pub max_header_field_size_kb: Option<u32>,
-    /// Frames we hold for the other side at most, of any kind.
-    pub max_outbound_frames: Option<u32>,
-    /// Frames we hold for the other side at most, of the kinds PING, SETTINGS and RST_STREAM.
-    pub max_outbound_control_frames: Option<u32>,
 }
 
 /// Probing of connections with PING.
@@ -94,8 +88,6 @@ pub struct Keepalive {
     pub timeout: Duration,
     /// Share of `interval` that is added by chance, in percent.
     pub jitter_percent: u8,
-    /// A stream on a connection that was idle this long waits for a probe first.
-    pub connection_idle_interval: Option<Duration>,
 }
 
 impl Default for HttpOptions {
@@ -203,9 +195,8 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
     if proto.max_concurrent_streams.is_some_and(|n| !(1..=0x7fff_ffff).contains(&n)) {
         p.refuse_at::<()>("max_concurrent_streams", "must be between 1 and 2147483647");
     }
-    if proto.max_header_field_size_kb.is_some_and(|n| !(64..=256).contains(&n)) {
-        p.refuse_at::<()>("max_header_field_size_kb", "must be between 64 and 256");
-    }
+    // The codec bounds whole heads, and queued frames by its own limits.
+    refuse_set!(p, proto; max_header_field_size_kb, max_outbound_frames, max_outbound_control_frames);
     let deprecated = proto.stream_error_on_invalid_http_messaging.then_some(true);
     Http2Options {
         hpack_table_size: proto.hpack_table_size,
@@ -222,9 +213,6 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
             .connection_keepalive
             .as_ref()
             .and_then(|keepalive| p.at("connection_keepalive", |p| keepalive_of(keepalive, p))),
-        max_header_field_size_kb: proto.max_header_field_size_kb,
-        max_outbound_frames: proto.max_outbound_frames,
-        max_outbound_control_frames: proto.max_outbound_control_frames,
     }
 }
 
@@ -240,7 +228,7 @@ fn keepalive_of(proto: &pb::KeepaliveSettings, p: &mut Problems) -> Option<Keepa
     };
     let interval = at_least("interval", proto.interval.as_ref());
     let timeout = at_least("timeout", proto.timeout.as_ref());
-    let connection_idle_interval = at_least("connection_idle_interval", proto.connection_idle_interval.as_ref());
+    p.unimplemented_if("connection_idle_interval", proto.connection_idle_interval.is_some());
     if proto.timeout.is_none() {
         return p.refuse_at("timeout", "is required");
     }
@@ -248,5 +236,5 @@ fn keepalive_of(proto: &pb::KeepaliveSettings, p: &mut Problems) -> Option<Keepa
         Some(jitter) => p.at("interval_jitter", |p| percent(jitter, p))?,
         None => 15.0,
     };
-    Some(Keepalive { interval, timeout: timeout?, jitter_percent: jitter.round() as u8, connection_idle_interval })
+    Some(Keepalive { interval, timeout: timeout?, jitter_percent: jitter.round() as u8 })
 }

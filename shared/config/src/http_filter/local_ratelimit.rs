@@ -98,7 +98,7 @@ impl Decode for Config {
             p.at("rate_limits", |p| p.refuse("has no effect without descriptors"));
         }
         let fraction = |name: &str, proto: &Option<RuntimeFractionalPercent>, p: &mut Problems| match proto {
-            Some(proto) => p.at(name, |p| core::runtime_fraction(proto, p)).map_or(Fraction::NONE, |f| f.default),
+            Some(proto) => p.at(name, |p| core::runtime_fraction(proto, p)).map_or(Fraction::NONE, |f| f.value()),
             None => Fraction::NONE,
         };
         let x_ratelimit_headers = match common::XRateLimitHeadersRfcVersion::try_from(proto.enable_x_ratelimit_headers)

@@ -27,8 +27,6 @@ pub struct RouteAction {
     pub timeout: Option<Duration>,
     /// Without any byte either way. `None` leaves it to the connection manager, zero means for ever.
     pub idle_timeout: Option<Duration>,
-    /// Until buffered bytes reached the client after the response ended. `None` leaves it to the connection manager.
-    pub flush_timeout: Option<Duration>,
     pub max_stream_duration: Option<MaxStreamDuration>,
     /// `None`: only what the request's own headers ask for is retried.
     pub retry: Option<RetryPolicy>,
@@ -134,12 +132,4 @@ pub struct UpgradeConfig {
     /// Lower case.
     pub upgrade: String,
     pub enabled: bool,
-    /// For CONNECT: terminate it here, and forward the payload as plain TCP.
-    pub connect: Option<ConnectConfig>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ConnectConfig {
-    /// Terminate POST requests too.
-    pub allow_post: bool,
 }

@@ -185,13 +185,13 @@ impl Route {
                 None
             }
         };
+        p.unimplemented_if("stat_prefix", !proto.stat_prefix.is_empty());
         Some(Self {
             name: proto.name.clone(),
             headers: decode_mutations!(proto, p),
             filters: http_filter_overrides(&proto.typed_per_filter_config, p),
             metadata: metadata(proto.metadata.as_ref()),
             buffer_limit: buffer_limit(proto.per_request_buffer_limit_bytes, proto.request_body_buffer_limit, p),
-            stat_prefix: proto.stat_prefix.clone(),
             matches: matches?,
             action: action?,
         })

@@ -65,7 +65,7 @@ impl Test {
             AccessLogFilter::Duration(comparison) => Self::Duration(comparison.clone()),
             AccessLogFilter::NotHealthCheck => Self::NotHealthCheck,
             AccessLogFilter::Runtime { fraction, independent } => {
-                Self::Share { fraction: fraction.default, independent: *independent }
+                Self::Share { fraction: fraction.value(), independent: *independent }
             }
             AccessLogFilter::And(tests) => Self::All(tests.iter().map(Self::compile).collect()),
             AccessLogFilter::Or(tests) => Self::Any(tests.iter().map(Self::compile).collect()),
@@ -112,7 +112,7 @@ impl Test {
 }
 
 fn holds(comparison: &Comparison, actual: u64) -> bool {
-    comparison.holds(actual, u64::from(comparison.value.default))
+    comparison.holds(actual, comparison.value.value())
 }
 
 /// A number from the first digits of a request id, so that all logs and all proxies choose the same requests.

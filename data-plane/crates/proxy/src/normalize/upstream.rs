@@ -50,6 +50,10 @@ pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpo
             set_host(stream, chosen, &host);
         }
     }
+    if chosen.route().is_timeout_retry_header && number > 1 {
+        let after_timeout: &[u8] = if stream.timed_out { b"true" } else { b"false" };
+        stream.request.headers.set(&name::X_ENVOY_IS_TIMEOUT_RETRY, after_timeout);
+    }
     if chosen.route().attempt_count_in_request {
         stream.request.headers.set(&name::X_ENVOY_ATTEMPT_COUNT, number.to_string().as_bytes());
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dp_filters::Compiler;
 use dp_http::h1::Underscores;
 use dp_http::h2::{Limits, Ping};
-use dp_http::{h1, h2};
+use dp_http::{HeaderName, h1, h2};
 use dp_observe::stats::HttpStats;
 use shared_config::hcm::{HeadersWithUnderscores, HttpConnectionManager as Config, RouteSource};
 use shared_config::route::RouteConfiguration;
@@ -25,6 +25,7 @@ pub(super) fn compile(
     let local_replies = local_reply::compile(&config.local_reply, environment)?;
     let discovered = |name: &str| inputs.filters.get(name).cloned().flatten();
     let empty = RouteConfiguration::default();
+    let is_inline = matches!(config.routes, RouteSource::Inline(_));
     let routes = match &config.routes {
         RouteSource::Inline(routes) => &**routes,
         // A listener whose routes nobody has answers 404.
@@ -38,10 +39,13 @@ pub(super) fn compile(
     let problems = compiler.problems();
     drop(compiler);
     environment.files = files;
+    route::check_clusters(routes, is_inline, &inputs.clusters)?;
     if let Some(problem) = problems.first() {
         return Err(Refusal(problem.to_string()).at("http_filters"));
     }
+    let internal_only = routes.internal_only_headers.iter().map(|name| HeaderName::new(name));
     Ok(Hcm {
+        internal_only: internal_only.collect::<Result<_, _>>()?,
         routes: table.map_err(|refusal| refusal.at(format!("routes {}", routes.name)))?,
         filters,
         http1: Arc::new(http1(config)),

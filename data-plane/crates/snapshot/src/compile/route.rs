@@ -1,6 +1,6 @@
 //! Compiles the routes of a connection manager: every override resolved, every format parsed, every name looked up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dp_filters::{Chain, Compiler, Level};
@@ -39,6 +39,34 @@ pub(super) fn table<'a>(
             refusal.at(format!("virtual host {}, route {name}", virtual_host.name))
         })
     })
+}
+
+/// Refuses routes to clusters that are not there, where the configuration asks for that: always for routes in place
+/// unless it says no, for discovered ones only if it says yes (Envoy `validate_clusters`).
+pub(super) fn check_clusters(
+    configuration: &config::RouteConfiguration,
+    is_inline: bool,
+    clusters: &BTreeSet<String>,
+) -> Result<(), Refusal> {
+    if !configuration.validate_clusters.unwrap_or(is_inline) {
+        return Ok(());
+    }
+    let routes = configuration.virtual_hosts.iter().flat_map(|host| host.routes.iter());
+    for route in routes {
+        let config::Action::Route(action) = &route.action else { continue };
+        let weighted = match &action.cluster {
+            config::ClusterSpecifier::Weighted(weighted) => weighted.clusters.iter().map(|c| &c.cluster).collect(),
+            one => vec![one],
+        };
+        for specifier in weighted.into_iter().chain(action.mirrors.iter().map(|mirror| &mirror.cluster)) {
+            if let config::ClusterSpecifier::Cluster(name) = specifier
+                && !clusters.contains(name)
+            {
+                return Err(Refusal(format!("route: unknown cluster '{name}'")));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn entry<'a>(levels: &Levels<'a>, compiler: &Compiler<'a>, files: &mut Files) -> Result<RouteEntry, Refusal> {

@@ -8,7 +8,7 @@ use proto::envoy::config::route::v3::route_action as proto_action;
 use proto::envoy::extensions::path::rewrite::uri_template::v3 as uri_template;
 
 use super::{
-    ClusterSpecifier, ClusterWeight, ConnectConfig, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
+    ClusterSpecifier, ClusterWeight, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
     RouteAction, UpgradeConfig, WeightSource, WeightedClusters,
 };
 use crate::core::{duration_at, runtime_fraction, timeout_at};
@@ -37,6 +37,7 @@ impl RouteAction {
         inherited: Inherited<'_>,
         p: &mut Problems,
     ) -> Option<Self> {
+        refuse_set!(p, proto; flush_timeout);
         refuse_set!(p, proto;
             metadata_match, path_rewrite, early_data_policy, retry_policy_typed_config, rate_limits,
             include_vh_rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy,
@@ -69,7 +70,6 @@ impl RouteAction {
             cluster_not_found,
             timeout,
             idle_timeout: duration_at(proto.idle_timeout.as_ref(), "idle_timeout", p),
-            flush_timeout: duration_at(proto.flush_timeout.as_ref(), "flush_timeout", p),
             max_stream_duration: proto.max_stream_duration.as_ref().map(|max| decode_max_stream_duration(max, p)),
             append_x_forwarded_host: proto.append_x_forwarded_host,
             retry,
@@ -296,16 +296,14 @@ fn decode_upgrades(upgrades: &[proto_action::UpgradeConfig], p: &mut Problems) -
             return p.refuse_at("upgrade_type", format!("{:?} is there twice", proto.upgrade_type));
         }
         seen.push(upgrade.clone());
-        let connect = match &proto.connect_config {
+        match &proto.connect_config {
             Some(_) if upgrade != "connect" => {
                 return p.refuse_at("connect_config", "may only be set for upgrade type CONNECT");
             }
-            Some(connect) => {
-                p.unimplemented_if("connect_config.proxy_protocol_config", connect.proxy_protocol_config.is_some());
-                Some(ConnectConfig { allow_post: connect.allow_post })
-            }
-            None => None,
-        };
-        Some(UpgradeConfig { upgrade, enabled: proto.enabled.unwrap_or(true), connect })
+            // CONNECT is passed on to the upstream; ending it here is not.
+            Some(_) => return p.refuse_at("connect_config", "not implemented by weir-proxy"),
+            None => {}
+        }
+        Some(UpgradeConfig { upgrade, enabled: proto.enabled.unwrap_or(true) })
     })
 }
