@@ -1,1 +1,1 @@
-//! TODO
+//! Nothing: the tests that need more than one crate of the fleet lie in `tests/`, the programs for other peers in `examples/`.

@@ -1,3 +1,5 @@
+//! What Envoy reads as JSON and YAML beyond protobuf's own mapping, and what it refuses.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Each kind of validation rule, kept and broken.
+
 use prost::{Message as _, Name};
 
 use super::*;

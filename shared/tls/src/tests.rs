@@ -1,3 +1,5 @@
+//! Handshakes in memory between what this crate makes, with certificates made for the test.
+
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};

@@ -1,5 +1,7 @@
 //! An api as routes: one for each place a version can be named in, and each version.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use cp_model::api::{Api, Version, VersionBy};
 use cp_model::route::{Forward, Match, PathMatch, Pattern, Rewrite, TextMatch};
 use cp_model::value::Date;
@@ -116,22 +118,9 @@ fn lifecycle(version: &Version) -> Vec<(String, String)> {
     headers
 }
 
-/// IMF-fixdate at midnight: `Mon, 01 Mar 2027 00:00:00 GMT`.
+/// IMF-fixdate at midnight: `Mon, 01 Mar 2027 00:00:00 GMT`. The model takes dates from 1970 to 9999 only.
 fn http_date(date: Date) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let days = date.unix.div_euclid(86_400);
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12;
-    let year = year_of_era + era * 400 + i64::from(month < 2);
-    let weekday = DAYS[days.rem_euclid(7) as usize];
-    format!("{weekday}, {day:02} {} {year} 00:00:00 GMT", MONTHS[month as usize])
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(date.unix.unsigned_abs()))
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! Format texts in, log lines out, as Envoy writes them.
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 

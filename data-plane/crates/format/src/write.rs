@@ -160,9 +160,7 @@ fn write_text(which: Text, inputs: &Inputs<'_>, out: &mut String) -> bool {
         Text::TerminationDetails => push(out, some(&info.termination)),
         Text::UpstreamCluster => push(out, info.upstream.cluster.as_ref()),
         Text::UpstreamHostName => push(out, info.upstream.host_name.as_ref()),
-        Text::UpstreamHostNameWithoutPort => {
-            push(out, info.upstream.host_name.as_deref().map(|host| without_port(host)))
-        }
+        Text::UpstreamHostNameWithoutPort => push(out, info.upstream.host_name.as_deref().map(without_port)),
         Text::UpstreamFailure => match &info.upstream.failure {
             // Access logs are split at blanks; Envoy writes this one without them too.
             Some(failure) => {

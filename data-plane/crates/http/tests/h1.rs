@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dp_http::h1::{ClientConn, ClientOptions, ServerConn, ServerOptions, Version};
@@ -18,7 +19,7 @@ fn server(size: usize) -> (DuplexStream, ServerConn) {
 
 fn server_with(size: usize, options: ServerOptions) -> (DuplexStream, ServerConn) {
     let (near, far) = tokio::io::duplex(size);
-    (near, ServerConn::new(Box::new(far), Rc::new(options)))
+    (near, ServerConn::new(Box::new(far), Arc::new(options)))
 }
 
 fn client(size: usize) -> (DuplexStream, ClientStream) {

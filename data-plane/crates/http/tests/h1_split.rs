@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -77,7 +78,7 @@ fn add(frame: Frame, text: &mut String, body: &mut Vec<u8>) {
 /// All that a server understands; how it ends, but not in which words it refuses.
 fn server_trace(pieces: Pieces) -> Vec<String> {
     block_on(async {
-        let mut conn = ServerConn::new(Box::new(pieces), Rc::new(ServerOptions::default()));
+        let mut conn = ServerConn::new(Box::new(pieces), Arc::new(ServerOptions::default()));
         let mut out = Vec::new();
         loop {
             let head = match conn.read_head().await {
@@ -230,7 +231,7 @@ proptest! {
 /// An echo through both sides over a pipe of `window` bytes.
 async fn both_sides(pieces: &[usize], length_known: bool, trailers: bool, window: usize) {
     let (near, far) = tokio::io::duplex(window);
-    let mut conn = ServerConn::new(Box::new(far), Rc::new(ServerOptions::default()));
+    let mut conn = ServerConn::new(Box::new(far), Arc::new(ServerOptions::default()));
     let conn_client = ClientConn::new(Box::new(near), Rc::new(ClientOptions::default()));
     let mut client = Some(ClientStream::H1(Box::new(conn_client)));
     let whole: Vec<u8> = pieces.iter().enumerate().flat_map(|(n, size)| vec![n as u8; *size]).collect();

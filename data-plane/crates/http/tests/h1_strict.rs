@@ -7,6 +7,7 @@
 use std::fmt::Write;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use dp_http::h1::{ClientConn, ClientOptions, ServerConn, ServerOptions, Underscores};
 use dp_http::{ClientStream, Frame, Method, RequestHead, StreamErrorKind};
@@ -18,7 +19,7 @@ async fn served(bytes: &[u8], options: ServerOptions) -> String {
     let (mut near, far) = tokio::io::duplex(1 << 20);
     near.write_all(bytes).await.unwrap();
     near.shutdown().await.unwrap();
-    let mut conn = ServerConn::new(Box::new(far), Rc::new(options));
+    let mut conn = ServerConn::new(Box::new(far), Arc::new(options));
     let mut out = Vec::new();
     loop {
         let head = match conn.read_head().await {
@@ -323,7 +324,7 @@ async fn a_field_with_an_underscore_is_dropped_alone() {
     let (mut near, far) = tokio::io::duplex(1 << 10);
     let options = ServerOptions { underscores: Underscores::Drop, ..ServerOptions::default() };
     near.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\nX: 1\r\n\r\n").await.unwrap();
-    let head = ServerConn::new(Box::new(far), Rc::new(options)).read_head().await.unwrap().unwrap();
+    let head = ServerConn::new(Box::new(far), Arc::new(options)).read_head().await.unwrap().unwrap();
     assert_eq!(head.headers, [("x", "1")].into_iter().collect());
 }
 

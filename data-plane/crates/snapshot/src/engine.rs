@@ -74,6 +74,56 @@ impl<T, I> Default for Part<T, I> {
     }
 }
 
+impl<T, I: PartialEq> Part<T, I> {
+    /// Compiles these inputs, unless they are what the part is made from or still lack something. Whether another
+    /// version serves now.
+    fn settle(
+        &mut self,
+        (kind, name): (Kind, &str),
+        inputs: I,
+        lacks: bool,
+        now: Instant,
+        settled: &mut Settled,
+        compile: impl FnOnce(&I, Option<&Arc<T>>) -> Result<T, Refusal>,
+    ) -> bool {
+        let mut changed = false;
+        if self.inputs.as_ref() != Some(&inputs) || self.waiting_since.is_some() {
+            if !self.may_go_on(lacks, now) {
+                settled.warming += 1;
+                self.inputs = Some(inputs);
+                return false;
+            }
+            match compile(&inputs, self.serving.as_ref()) {
+                Ok(compiled) => {
+                    self.serving = Some(Arc::new(compiled));
+                    self.refused = None;
+                    changed = true;
+                }
+                Err(Refusal(reason)) => self.refused = Some(reason),
+            }
+            self.inputs = Some(inputs);
+        }
+        if let Some(reason) = &self.refused {
+            settled.refused.push((kind, name.to_owned(), reason.clone()));
+        }
+        changed
+    }
+
+    /// Whether the part can be compiled: it lacks nothing, or has waited long enough.
+    fn may_go_on(&mut self, lacks: bool, now: Instant) -> bool {
+        if !lacks {
+            self.waiting_since = None;
+            return true;
+        }
+        let since = *self.waiting_since.get_or_insert(now);
+        if now.duration_since(since) < WARM_LIMIT {
+            return false;
+        }
+        self.waiting_since = None;
+        true
+    }
+}
+
 // === impl Engine ===
 
 impl Engine {
@@ -215,27 +265,11 @@ impl Engine {
         for (name, config) in wanted {
             let inputs = compile::ClusterInputs::gather(&config, &self.resources, &self.environment);
             let part = self.clusters.entry(name.clone()).or_default();
-            let same = part.inputs.as_ref() == Some(&inputs);
-            if same && part.waiting_since.is_none() {
-                note_refused(part, Kind::Cluster, &name, settled);
-                continue;
-            }
             let lacks = inputs.lacks(&self.missing);
-            if !may_go_on(part, lacks, now) {
-                settled.warming += 1;
-                part.inputs = Some(inputs);
-                continue;
-            }
-            match compile::cluster(&inputs, part.serving.as_ref(), &mut self.environment) {
-                Ok(cluster) => {
-                    part.serving = Some(Arc::new(cluster));
-                    part.refused = None;
-                    changed = true;
-                }
-                Err(Refusal(reason)) => part.refused = Some(reason),
-            }
-            part.inputs = Some(inputs);
-            note_refused(part, Kind::Cluster, &name, settled);
+            let id = (Kind::Cluster, &*name);
+            changed |= part.settle(id, inputs, lacks, now, settled, |inputs, serving| {
+                compile::cluster(inputs, serving, &mut self.environment)
+            });
         }
         changed
     }
@@ -253,27 +287,11 @@ impl Engine {
         for (name, config) in wanted {
             let inputs = compile::ListenerInputs::gather(&config, &self.resources, &clusters, &self.environment);
             let part = self.listeners.entry(name.clone()).or_default();
-            let same = part.inputs.as_ref() == Some(&inputs);
-            if same && part.waiting_since.is_none() {
-                note_refused(part, Kind::Listener, &name, settled);
-                continue;
-            }
             let lacks = inputs.lacks(&self.missing);
-            if !may_go_on(part, lacks, now) {
-                settled.warming += 1;
-                part.inputs = Some(inputs);
-                continue;
-            }
-            match compile::listener(&inputs, part.serving.as_ref(), &mut self.environment) {
-                Ok(listener) => {
-                    part.serving = Some(Arc::new(listener));
-                    part.refused = None;
-                    changed = true;
-                }
-                Err(Refusal(reason)) => part.refused = Some(reason),
-            }
-            part.inputs = Some(inputs);
-            note_refused(part, Kind::Listener, &name, settled);
+            let id = (Kind::Listener, &*name);
+            changed |= part.settle(id, inputs, lacks, now, settled, |inputs, serving| {
+                compile::listener(inputs, serving, &mut self.environment)
+            });
         }
         changed
     }
@@ -328,24 +346,4 @@ impl Engine {
             .map(|(kind, name, _, refused)| (kind, name.clone(), refused.clone()))
             .collect()
     }
-}
-
-fn note_refused<T, I>(part: &Part<T, I>, kind: Kind, name: &str, settled: &mut Settled) {
-    if let Some(reason) = &part.refused {
-        settled.refused.push((kind, name.to_owned(), reason.clone()));
-    }
-}
-
-/// Whether a part can be compiled: it lacks nothing, or has waited long enough.
-fn may_go_on<T, I>(part: &mut Part<T, I>, lacks: bool, now: Instant) -> bool {
-    if !lacks {
-        part.waiting_since = None;
-        return true;
-    }
-    let since = *part.waiting_since.get_or_insert(now);
-    if now.duration_since(since) < WARM_LIMIT {
-        return false;
-    }
-    part.waiting_since = None;
-    true
 }

@@ -1,3 +1,5 @@
+//! Access logs: sinks, filters and what is refused.
+
 use super::*;
 
 fn read(yaml: &str) -> Result<AccessLog, String> {

@@ -1,3 +1,5 @@
+//! Bootstrap texts: merged, read and refused.
+
 use super::*;
 use crate::invalid::Invalid;
 

@@ -1,3 +1,5 @@
+//! Clusters: defaults, endpoints, policies, protocols and what is refused.
+
 use super::*;
 use crate::endpoint::HealthStatus;
 use crate::lb_policy::{Algorithm, Consistent, LeastRequest, Maglev};

@@ -1,3 +1,5 @@
+//! The small shared messages: addresses, ranges, sources, timeouts.
+
 use super::*;
 
 fn check<T: std::fmt::Debug + PartialEq>(decoded: impl FnOnce(&mut Problems) -> Option<T>, wanted: Result<T, &str>) {

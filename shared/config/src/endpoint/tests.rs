@@ -1,3 +1,5 @@
+//! Endpoint assignments.
+
 use super::*;
 
 fn decoded(yaml: &str) -> Result<Assignment, String> {

@@ -1,3 +1,5 @@
+//! Connection managers: defaults, timeouts, routes, upgrades and what is refused.
+
 use super::*;
 use crate::invalid::Problems;
 

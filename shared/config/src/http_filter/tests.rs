@@ -1,3 +1,5 @@
+//! The chain of HTTP filters and what a route overrides in it.
+
 use proto::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute, buffer_per_route};
 use proto::envoy::extensions::filters::http::router::v3::Router;
 

@@ -1,3 +1,5 @@
+//! Listeners and their filter chains.
+
 use super::*;
 use crate::invalid::Problems;
 

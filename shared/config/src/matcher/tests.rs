@@ -1,3 +1,5 @@
+//! Matchers of text, headers, ranges and values.
+
 use super::*;
 
 fn text(pattern: StringPattern, ignore_case: bool, value: &str) -> bool {

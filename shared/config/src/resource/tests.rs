@@ -1,3 +1,5 @@
+//! Resources by their type URL.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! TLS contexts and secrets.
+
 use proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 
 use super::*;

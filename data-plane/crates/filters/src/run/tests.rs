@@ -1,3 +1,5 @@
+//! Runs of made-up chains: order, holds, waits, replies, reroutes.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

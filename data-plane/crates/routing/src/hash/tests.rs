@@ -1,3 +1,5 @@
+//! What each hash policy counts.
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 

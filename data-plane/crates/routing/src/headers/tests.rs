@@ -1,3 +1,5 @@
+//! Header mutations: actions, order, levels.
+
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 

@@ -1,3 +1,5 @@
+//! Requests against route tables.
+
 use std::convert::Infallible;
 
 use dp_http::{Method, RequestHead};

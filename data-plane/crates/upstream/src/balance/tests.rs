@@ -1,3 +1,5 @@
+//! Shares that the balancers give, counted over many picks.
+
 use std::collections::BTreeMap;
 
 use shared_config::endpoint::{Assignment, Endpoint as EndpointConfig, HealthStatus, LocalityEndpoints};

@@ -1,3 +1,5 @@
+//! Picks from a cluster, and what survives a new version of it.
+
 use std::net::SocketAddr;
 
 use shared_config::cluster::Discovery;

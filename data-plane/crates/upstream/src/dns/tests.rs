@@ -1,3 +1,5 @@
+//! Names looked up at a server on loopback.
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

@@ -1,3 +1,5 @@
+//! Pools over loopback origins.
+
 use std::future::poll_fn;
 use std::net::SocketAddr;
 

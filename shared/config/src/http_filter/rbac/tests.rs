@@ -1,3 +1,5 @@
+//! RBAC: policies, conditions and matchers.
+
 use proto::Any;
 use proto::google::api::expr::v1alpha1::{Constant, Expr, constant, expr};
 use proto::xds::core::v3::TypedExtensionConfig;

@@ -1,3 +1,5 @@
+//! Route configurations: defaults, inheritance and what is refused.
+
 use proto::envoy::config::core::v3 as core;
 use proto::envoy::config::route::v3::{route::Action as ProtoAction, route_action, route_match};
 

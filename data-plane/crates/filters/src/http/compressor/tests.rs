@@ -1,3 +1,5 @@
+//! Whole exchanges through a compressor.
+
 use std::io::Read;
 
 use dp_http::Method;

@@ -1,3 +1,5 @@
+//! Preflights and responses by origin.
+
 use shared_config::core::{Fraction, RuntimeFraction};
 use shared_config::http_filter::{FilterOverride, HttpFilterConfig, router};
 

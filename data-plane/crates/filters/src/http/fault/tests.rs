@@ -1,3 +1,5 @@
+//! Aborts, delays and paced responses, on a paused clock.
+
 use std::time::Duration;
 
 use dp_http::Method;

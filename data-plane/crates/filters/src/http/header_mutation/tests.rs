@@ -1,3 +1,5 @@
+//! Mutations of headers, trailers and the query, by level.
+
 use dp_http::Method;
 use shared_config::header::{AppendAction, HeaderMutation as M, HeaderValueOption};
 use shared_config::http_filter::header_mutation::{Mutations, QueryAction, QueryMutation};

@@ -1,3 +1,5 @@
+//! What the filter answers itself and what it passes on.
+
 use dp_http::Method;
 use shared_config::http_filter::{HttpFilterConfig, router};
 use shared_config::matcher::{HeaderMatcher, HeaderTest, StringMatcher};

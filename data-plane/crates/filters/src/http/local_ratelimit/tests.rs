@@ -1,3 +1,5 @@
+//! Buckets: of the filter, of a route, of a connection, of a descriptor.
+
 use dp_http::Method;
 use shared_config::core::Fraction;
 use shared_config::header::{AppendAction, HeaderValueOption};

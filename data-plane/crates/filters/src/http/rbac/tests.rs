@@ -1,3 +1,5 @@
+//! Requests allowed and denied by policies and conditions.
+
 use dp_http::Method;
 use dp_http::info::{PeerCertificate, TlsInfo};
 use shared_config::http_filter::rbac::{Branches, Cel, Input, OnMatch, Predicate, Test};
