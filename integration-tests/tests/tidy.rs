@@ -1,5 +1,7 @@
 //! The rules of ARCHITECTURE.md as tests: who may depend on whom, how large a file may be, what every file says first.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

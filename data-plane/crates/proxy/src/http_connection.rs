@@ -226,6 +226,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "one at a time, on the stack, taken apart at once: a box would only cost")]
 enum Event {
     Accepted(Option<Result<(RequestHead, h2::ServerStream), StreamError>>),
     /// The last stream ended: the connection is idle from now on.

@@ -25,7 +25,7 @@ struct Policy {
 enum Source {
     Header { name: HeaderName, rewrite: Option<Substitution> },
     Cookie(CookieSpec),
-    SourceIp,
+    Address,
     QueryParameter(String),
     FilterState(String),
 }
@@ -49,7 +49,7 @@ impl HashPolicies {
                     Source::Header { name: HeaderName::new(name)?, rewrite: rewrite.clone() }
                 }
                 HashSource::Cookie(cookie) => Source::Cookie(cookie.clone()),
-                HashSource::SourceIp => Source::SourceIp,
+                HashSource::SourceIp => Source::Address,
                 HashSource::QueryParameter(name) => Source::QueryParameter(name.clone()),
                 HashSource::FilterState(key) => Source::FilterState(key.clone()),
             };
@@ -93,7 +93,7 @@ impl Source {
                     xxh64(value.as_bytes(), 0)
                 }),
             },
-            Self::SourceIp => match &info.client {
+            Self::Address => match &info.client {
                 Address::Ip(address) => Some(xxh64(address.ip().to_string().as_bytes(), 0)),
                 Address::Pipe(_) => None,
             },

@@ -33,7 +33,7 @@ impl HttpFilter for HeaderMutation {
         }
         levels.insert(0, &config.mutations);
         let changes = |of: fn(&_) -> &Vec<_>| {
-            levels.iter().flat_map(|level| of(level)).filter_map(|mutation| Change::compile(mutation, scope)).collect()
+            levels.iter().flat_map(&of).filter_map(|mutation| Change::compile(mutation, scope)).collect()
         };
         let filter = Self {
             request: changes(|level| &level.request),

@@ -33,7 +33,7 @@ pub(super) fn table<'a>(
     files: &mut Files,
 ) -> Result<RouteTable<Arc<RouteEntry>>, Refusal> {
     RouteTable::compile(configuration, |virtual_host, route| {
-        let levels = Levels { configuration, virtual_host: &*virtual_host, route: &*route };
+        let levels = Levels { configuration, virtual_host, route };
         entry(&levels, compiler, files).map(Arc::new).map_err(|refusal| {
             let name = if route.name.is_empty() { "without a name" } else { &route.name };
             refusal.at(format!("virtual host {}, route {name}", virtual_host.name))

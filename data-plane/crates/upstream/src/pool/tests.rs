@@ -82,7 +82,7 @@ async fn http1(listener: TcpListener) {
 
 /// Answers so many requests, then closes.
 async fn serve(stream: TcpStream, requests: usize) {
-    let mut conn = ServerConn::new(Box::new(stream), Rc::new(ServerOptions::default()));
+    let mut conn = ServerConn::new(Box::new(stream), Arc::new(ServerOptions::default()));
     for _ in 0..requests {
         let Ok(Some(_)) = conn.read_head().await else { return };
         conn.send_head(&no_content(), true).unwrap();
