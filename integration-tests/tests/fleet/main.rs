@@ -1,0 +1,5 @@
+//! The control plane and its proxies together, over loopback: what operators apply is what clients get.
+
+mod away;
+mod harness;
+mod serving;
