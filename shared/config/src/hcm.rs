@@ -111,7 +111,7 @@ pub struct Timeouts {
     pub stream_idle: Option<Duration>,
     /// From the first byte of a request to its last.
     pub request: Option<Duration>,
-    /// From the first byte of a request to the end of its head.
+    /// From the first byte of a request to the end of its head; 1 minute by default, where Envoy has none.
     pub request_headers: Option<Duration>,
     /// From the first GOAWAY of a drain to the last; 5 seconds by default.
     pub drain: Duration,

@@ -158,7 +158,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
     let born = Instant::now();
     let mut timer = LazyTimer::default();
     let mut draining = conn.chain.drain.watch();
-    let start_by = deadline(born, view.hcm.config.http.idle_timeout);
+    let start_by = deadline(born, view.hcm.config.timeouts.request_headers);
     let Some(Ok(mut codec)) = timer.before(start_by, h2::ServerConn::handshake(io, start, &view.hcm.http2)).await
     else {
         return;

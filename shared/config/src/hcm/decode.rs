@@ -130,11 +130,13 @@ fn upgrade_of(proto: &pb_hcm::UpgradeConfig, p: &mut Problems) -> Option<Upgrade
 
 fn timeouts(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Timeouts {
     let five_minutes = Some(Duration::from_secs(300));
+    // Envoy waits for ever unless told; a stranger should not be able to make us.
+    let minute = Some(Duration::from_secs(60));
     let stream_idle = timeout_at(proto.stream_idle_timeout.as_ref(), "stream_idle_timeout", five_minutes, p);
     Timeouts {
         stream_idle,
         request: timeout_at(proto.request_timeout.as_ref(), "request_timeout", None, p),
-        request_headers: timeout_at(proto.request_headers_timeout.as_ref(), "request_headers_timeout", None, p),
+        request_headers: timeout_at(proto.request_headers_timeout.as_ref(), "request_headers_timeout", minute, p),
         drain: duration_at(proto.drain_timeout.as_ref(), "drain_timeout", p).unwrap_or(Duration::from_secs(5)),
         delayed_close: timeout_at(
             proto.delayed_close_timeout.as_ref(),

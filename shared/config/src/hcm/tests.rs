@@ -31,7 +31,7 @@ fn a_connection_manager_has_envoys_defaults() {
     let seconds = |n| Some(Duration::from_secs(n));
     assert_eq!((manager.codec, manager.max_request_headers_kb), (Codec::Auto, 60));
     assert_eq!(manager.timeouts.stream_idle, seconds(300));
-    assert_eq!((manager.timeouts.request, manager.timeouts.request_headers), (None, None));
+    assert_eq!((manager.timeouts.request, manager.timeouts.request_headers), (None, Some(Duration::from_secs(60))));
     assert_eq!((manager.timeouts.drain, manager.timeouts.delayed_close), (Duration::from_secs(5), seconds(1)));
     assert_eq!((manager.http.idle_timeout, manager.http.max_headers_count), (seconds(3600), 100));
     assert_eq!((manager.server_name.as_str(), manager.server_header), ("envoy", ServerHeader::Overwrite));
@@ -47,7 +47,6 @@ fn timeouts_of_zero_are_off() {
     let manager = read("stream_idle_timeout: 0s, delayed_close_timeout: 0s, request_timeout: 3s").unwrap();
     assert_eq!((manager.timeouts.stream_idle, manager.timeouts.delayed_close), (None, None));
     assert_eq!(manager.timeouts.request, Some(Duration::from_secs(3)));
-    assert_eq!(manager.timeouts.stream_flush, None, "it follows the idle timeout");
 }
 
 #[test]
@@ -63,13 +62,9 @@ fn routes_come_from_rds_or_are_inline() {
 
 #[test]
 fn upgrades_have_a_protocol_in_lower_case() {
-    let manager = read(&format!(
-        "upgrade_configs: [{{upgrade_type: WebSocket}}, {{upgrade_type: CONNECT, enabled: false, filters: [{ROUTER}]}}]"
-    ))
-    .unwrap();
-    let upgrades: Vec<_> =
-        manager.upgrades.iter().map(|u| (u.protocol.as_str(), u.enabled, u.http_filters.is_some())).collect();
-    assert_eq!(upgrades, [("websocket", true, false), ("connect", false, true)]);
+    let manager = read("upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: CONNECT, enabled: false}]").unwrap();
+    let upgrades: Vec<_> = manager.upgrades.iter().map(|u| (u.protocol.as_str(), u.enabled)).collect();
+    assert_eq!(upgrades, [("websocket", true), ("connect", false)]);
 }
 
 #[test]
