@@ -50,7 +50,8 @@ impl Client {
             .connect_timeout(global.timeout.min(Duration::from_secs(10)));
         if server.starts_with("https://") {
             let tls = tls(global)?;
-            endpoint = endpoint.tls_config(tls).map_err(|e| Failure::refused(format!("certificates: {}", whole(&e))))?;
+            endpoint =
+                endpoint.tls_config(tls).map_err(|e| Failure::refused(format!("certificates: {}", whole(&e))))?;
         }
         let channel = endpoint.connect().await.map_err(|e| failure::unreachable_at(&server, &whole(&e)))?;
         Ok(Self::over(channel, Bearer(token), server, global.timeout))

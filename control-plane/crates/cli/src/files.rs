@@ -33,7 +33,8 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Files, Failure> {
                 if let Some(other) = files.attachments.insert(reference.clone(), content.clone())
                     && other != content
                 {
-                    let why = format!("`{reference}` means different files in different directories; write whole paths");
+                    let why =
+                        format!("`{reference}` means different files in different directories; write whole paths");
                     return Err(Failure::refused(why));
                 }
             }

@@ -144,9 +144,11 @@ fn lay_out(text: &str, indent: bool) -> String {
 fn level(levels: &mut Vec<(usize, usize)>, depth: usize, content: &str) -> usize {
     if content.starts_with('#') {
         // A comment goes with the line it stands beside, and opens no level.
-        return levels.iter().rev().find(|(old, _)| *old <= depth).map_or(0, |(old, new)| {
-            if *old == depth { *new } else { new + 2 }
-        });
+        return levels
+            .iter()
+            .rev()
+            .find(|(old, _)| *old <= depth)
+            .map_or(0, |(old, new)| if *old == depth { *new } else { new + 2 });
     }
     while levels.last().is_some_and(|(old, _)| *old > depth) {
         levels.pop();
@@ -218,14 +220,18 @@ mod tests {
 
     #[test]
     fn block_scalars_keep_their_content() {
-        let text = "routes:\n    - respond:\n          body: |\n            a\n\n\n              b\n          status: 200\n";
+        let text =
+            "routes:\n    - respond:\n          body: |\n            a\n\n\n              b\n          status: 200\n";
         let expected = "routes:\n  - respond:\n      body: |\n        a\n\n\n          b\n      status: 200\n";
         check(text, expected);
     }
 
     #[test]
     fn a_bracket_over_several_lines_moves_as_a_whole() {
-        check("clusters:\n    app: [\n      \"a:1\",\n      \"b:1\",\n    ]\n", "clusters:\n  app: [\n    \"a:1\",\n    \"b:1\",\n  ]\n");
+        check(
+            "clusters:\n    app: [\n      \"a:1\",\n      \"b:1\",\n    ]\n",
+            "clusters:\n  app: [\n    \"a:1\",\n    \"b:1\",\n  ]\n",
+        );
     }
 
     #[test]

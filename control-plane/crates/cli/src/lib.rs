@@ -56,8 +56,7 @@ fn run(flags: &Flags, out: &Out) -> Result<u8, Failure> {
 
 /// One thread, this one: children of `up` are told when the thread that started them ends, so it must be the last.
 fn on_this_thread(work: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
-    // Fails only if another provider was installed, and then that one serves as well.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    shared_tls::install_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::refused(format!("cannot start: {e}")))?;
     runtime.block_on(work)

@@ -115,8 +115,7 @@ pub(crate) fn adapt(given: &Adapt, out: &Out) -> Result<u8, Failure> {
     let secrets = if given.show_secrets { Secrets::Shown } else { Secrets::Redacted };
     let mut resources = Vec::new();
     for resource in compiled.resources.iter().filter(|r| r.audience != Audience::Grpc) {
-        resources
-            .push(proto::json::to_value(&resource.any, secrets).map_err(|e| Failure::refused(e.to_string()))?);
+        resources.push(proto::json::to_value(&resource.any, secrets).map_err(|e| Failure::refused(e.to_string()))?);
     }
     let document = json!({ "resources": resources });
     match given.to {

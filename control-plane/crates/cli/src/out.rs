@@ -15,7 +15,6 @@ use crate::flags::{Global, Output};
 #[derive(Debug, Clone)]
 pub(crate) struct Out {
     pub(crate) output: Output,
-    pub(crate) verbose: bool,
     quiet: bool,
     /// Colours on stdout, on stderr.
     colours: (bool, bool),
@@ -46,7 +45,7 @@ impl Out {
     pub(crate) fn new(global: &Global) -> Self {
         let wanted = !global.no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let colours = (wanted && std::io::stdout().is_terminal(), wanted && std::io::stderr().is_terminal());
-        Out { output: global.output, verbose: global.verbose, quiet: global.quiet, colours }
+        Out { output: global.output, quiet: global.quiet, colours }
     }
 
     /// Data, as it is, with a line end.
@@ -108,7 +107,7 @@ impl Out {
         let place = problem.place.to_string();
         let word = if paint == Paint::Caution { "warning: " } else { "" };
         match text.strip_prefix(&place) {
-            Some(rest) => self.say(&format!("{}{word}{}{rest}", "", self.paint_note(&place, paint))),
+            Some(rest) => self.say(&format!("{word}{}{rest}", self.paint_note(&place, paint))),
             None => self.say(&format!("{word}{text}")),
         }
     }

@@ -120,22 +120,25 @@ impl Configuration {
     }
 
     /// The first chain that speaks HTTP: all chains of one listener of ours have the same routes.
-    fn routes(&self, listener: &Listener) -> Result<&RouteConfiguration, Failure> {
-        let http = listener.chains().find_map(|chain| {
-            match &chain.terminal {
-                Terminal::Http(http) => Some(http),
-                Terminal::Tcp(_) | Terminal::Close => None,
-            }
+    fn routes<'c>(&'c self, listener: &'c Listener) -> Result<&'c RouteConfiguration, Failure> {
+        let http = listener.chains().find_map(|chain| match &chain.terminal {
+            Terminal::Http(http) => Some(http),
+            Terminal::Tcp(_) | Terminal::Close => None,
         });
         let Some(http) = http else {
-            return Err(Failure::refused(format!("listener `{}` does not speak HTTP: no request is looked at", listener.name)));
+            return Err(Failure::refused(format!(
+                "listener `{}` does not speak HTTP: no request is looked at",
+                listener.name
+            )));
         };
         let name = match &http.routes {
             RouteSource::Inline(routes) => return Ok(routes),
             RouteSource::Rds { name, .. } => name,
         };
         let found = self.routes.iter().find(|r| r.name == *name);
-        found.ok_or_else(|| Failure::refused(format!("listener `{}` wants routes `{name}`, which are not there", listener.name)))
+        found.ok_or_else(|| {
+            Failure::refused(format!("listener `{}` wants routes `{name}`, which are not there", listener.name))
+        })
     }
 
     fn object(&self, kind: Kind, name: &str) -> Option<&Value> {
@@ -174,10 +177,13 @@ fn show(found: &Found<'_>, listener: &Listener, configuration: &Configuration, r
     if out.machine(&value) {
         return;
     }
-    let line = |name: &str, text: &str| out.data(&format!("{} {text}", out.paint(&format!("{name:<13}"), Paint::Strong)));
+    let line =
+        |name: &str, text: &str| out.data(&format!("{} {text}", out.paint(&format!("{name:<13}"), Paint::Strong)));
     line("Listener", &listener.name);
     match (found.host, &found.domain) {
-        (Some(host), Some(domain)) => line("Virtual host", &format!("{} (domain {domain} fits {})", host.name, request.host)),
+        (Some(host), Some(domain)) => {
+            line("Virtual host", &format!("{} (domain {domain} fits {})", host.name, request.host))
+        }
         _ => line("Virtual host", &format!("none has a domain that fits {}: answered 404", request.host)),
     }
     found.tried.iter().for_each(|(name, why)| line("Passed over", &format!("{name}: {why}")));

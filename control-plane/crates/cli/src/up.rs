@@ -84,7 +84,10 @@ impl Running<'_> {
             if given.once {
                 return Ok(u8::from(failed));
             }
-            out.note(&format!("edit {} and save it: the proxies follow. Ctrl-C stops everything.", given.file.display()));
+            out.note(&format!(
+                "edit {} and save it: the proxies follow. Ctrl-C stops everything.",
+                given.file.display()
+            ));
         }
         self.follow().await
     }
@@ -110,11 +113,13 @@ impl Running<'_> {
         let took = format!("{:.0?}", begin.elapsed());
         let where_it_is = match nodes {
             0 => String::new(),
-            n => format!(", taken by {} in {took}", if n == 1 { "the proxy".to_owned() } else { many(n, "proxie") }),
+            n => {
+                format!(", taken by {} in {took}", if n == 1 { "the proxy".to_owned() } else { format!("{n} proxies") })
+            }
         };
         let changes = format!("{}: {}", many(applied.changes.len(), "change"), apply::short(&applied.changes));
         let revision = self.out.paint_note(&format!("revision {revision}"), Paint::Good);
-        self.out.note(&format!("{revision}: {changes}{}", where_it_is.replace("proxies", "proxies")));
+        self.out.note(&format!("{revision}: {changes}{where_it_is}"));
         Ok(())
     }
 
@@ -133,8 +138,8 @@ impl Running<'_> {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= end {
-                let all = many(self.fleet.proxies(), "proxy").replace("proxys", "proxies");
-                return Err(Failure::NotConverged(format!("{connected} of {all} connected in time")));
+                let all = self.fleet.proxies();
+                return Err(Failure::NotConverged(format!("of {all} proxies only {connected} connected in time")));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -232,7 +237,8 @@ fn ports_are_free(model: &Model) -> Result<(), Failure> {
     let mut tried = BTreeSet::new();
     for listener in model.listeners.iter().filter(|l| tried.insert(l.address)) {
         if let Err(e) = TcpListener::bind(listener.address) {
-            let message = format!("{}: listeners.{}: cannot listen on {}: {e}", listener.place, listener.name, listener.address);
+            let message =
+                format!("{}: listeners.{}: cannot listen on {}: {e}", listener.place, listener.name, listener.address);
             let hint = match e.kind() {
                 std::io::ErrorKind::AddrInUse => "another program listens there; stop it, or change the address",
                 std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; use another port",

@@ -27,7 +27,9 @@ pub(crate) async fn apply(given: &Apply, global: &Global, out: &Out) -> Result<u
     let nodes = converge::wait(&mut client, revision.id, bound, |_| ()).await?;
     out.note(&match nodes {
         0 => "no node is connected".to_owned(),
-        n => format!("{} revision {}", if n == 1 { "1 node has".into() } else { format!("{n} nodes have") }, revision.id),
+        n => {
+            format!("{} revision {}", if n == 1 { "1 node has".into() } else { format!("{n} nodes have") }, revision.id)
+        }
     });
     Ok(0)
 }

@@ -63,11 +63,14 @@ async fn node(id: &str, client: &mut Client, out: &Out) -> Result<u8, Failure> {
     line(out, "Cluster", &node.cluster);
     line(out, "Group", &node.group);
     line(out, "Program", &node.user_agent);
-    line(out, "Address", &node.address);
-    line(out, "Connected", &match node.connected {
-        true => format!("for {}", since(node.connect_time.as_ref())),
-        false => format!("no, left {} ago", since(node.disconnect_time.as_ref())),
-    });
+    line(
+        out,
+        "Connected",
+        &match node.connected {
+            true => format!("for {}", since(node.connect_time.as_ref())),
+            false => format!("no, left {} ago", since(node.disconnect_time.as_ref())),
+        },
+    );
     line(out, "Revision", &node.revision.to_string());
     for (key, value) in &node.labels {
         line(out, "Label", &format!("{key}={value}"));
@@ -109,12 +112,8 @@ async fn revision(id: u64, client: &mut Client, out: &Out) -> Result<u8, Failure
     }
     line(out, "Changes", &apply::short(&revision.changes));
     if revision.id > 0 {
-        let request = pb::DiffRequest {
-            change: None,
-            from_revision: revision.id - 1,
-            to_revision: revision.id,
-            envoy: false,
-        };
+        let request =
+            pb::DiffRequest { change: None, from_revision: revision.id - 1, to_revision: revision.id, envoy: false };
         // Revision 0, the empty one, cannot be compared with: 0 means the newest there.
         if request.from_revision > 0 {
             let diff = client.config.diff(client.request(request)).await.map_err(|s| client.failure(&s))?.into_inner();

@@ -30,12 +30,7 @@ pub(crate) async fn get(given: &Get, global: &Global, out: &Out) -> Result<u8, F
     }
 }
 
-async fn objects(
-    given: &Get,
-    kind: Option<cp_model::Kind>,
-    client: &mut Client,
-    out: &Out,
-) -> Result<u8, Failure> {
+async fn objects(given: &Get, kind: Option<cp_model::Kind>, client: &mut Client, out: &Out) -> Result<u8, Failure> {
     let mut watch = None;
     if given.watch {
         let stream = client.config.watch_revisions(pb::WatchRevisionsRequest { after: 0 }).await;

@@ -58,7 +58,7 @@ fn table(nodes: &[pb::Node], wide: bool) -> (Vec<String>, Vec<Vec<String>>) {
     head.extend(types.iter().cloned());
     head.push("CONNECTED".to_owned());
     if wide {
-        head.extend(["ADDRESS", "VERSION", "LABELS"].map(str::to_owned));
+        head.extend(["PROGRAM", "LABELS"].map(str::to_owned));
     }
     let row = |node: &pb::Node| {
         let revision = if node.revision == 0 { "-".to_owned() } else { node.revision.to_string() };
@@ -73,7 +73,7 @@ fn table(nodes: &[pb::Node], wide: bool) -> (Vec<String>, Vec<Vec<String>>) {
         });
         if wide {
             let labels = node.labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
-            row.extend([node.address.clone(), node.user_agent.clone(), labels]);
+            row.extend([node.user_agent.clone(), labels]);
         }
         row
     };
@@ -147,9 +147,6 @@ mod tests {
         };
         let (head, rows) = table(&[node], false);
         assert_eq!(head.join("|"), "NODE|GROUP|REVISION|CDS|EDS|LDS|RDS|SDS|RTDS|CONNECTED");
-        assert_eq!(
-            rows[0].join("|"),
-            "proxy-1|default|4|SYNCED 3s|NOT SENT|REJECTED 3m|STALE|NOT SENT|SYNCED 1s|-"
-        );
+        assert_eq!(rows[0].join("|"), "proxy-1|default|4|SYNCED 3s|NOT SENT|REJECTED 3m|STALE|NOT SENT|SYNCED 1s|-");
     }
 }

@@ -33,9 +33,7 @@ mod tests {
 
     #[test]
     fn ages_are_short() {
-        for (seconds, expected) in
-            [(0, "0ms"), (5, "5s"), (119, "119s"), (120, "2m"), (7_300, "2h"), (200_000, "2d")]
-        {
+        for (seconds, expected) in [(0, "0ms"), (5, "5s"), (119, "119s"), (120, "2m"), (7_300, "2h"), (200_000, "2d")] {
             assert_eq!(age(Duration::from_secs(seconds)), expected);
         }
     }

@@ -133,10 +133,14 @@ mod tests {
 
     #[test]
     fn headers_are_found_in_any_case_and_host_replaces_the_authority() {
-        let headers = ["X-A: 1".to_owned(), "x-a: 2".to_owned(), "Host: Other".to_owned(), "Cookie: a=1; b=2".to_owned()];
+        let headers =
+            ["X-A: 1".to_owned(), "x-a: 2".to_owned(), "Host: Other".to_owned(), "Cookie: a=1; b=2".to_owned()];
         let request = Request::parse("GET http://h/?q=1&q=2", &headers).unwrap();
         assert_eq!(request.header("x-A").as_deref(), Some("1,2"));
-        assert_eq!((request.host.as_str(), request.cookie("b"), request.query_value("q")), ("other", Some("2"), Some("1")));
+        assert_eq!(
+            (request.host.as_str(), request.cookie("b"), request.query_value("q")),
+            ("other", Some("2"), Some("1"))
+        );
         assert!(Request::parse("http://h", &["novalue".to_owned()]).is_err());
     }
 }

@@ -48,9 +48,9 @@ fn check(request: &str, headers: &[&str], expected: Option<(&str, &str, &str)>) 
     let request = Request::parse(request, &headers).unwrap();
     let listener = &configuration.listeners[0];
     let found = walk(configuration.routes(listener).unwrap(), &request);
-    let result = found.route.map(|r| {
-        (r.name.clone(), action(&r.action), configuration.policies(&listener.name, &r.name).join(" "))
-    });
+    let result = found
+        .route
+        .map(|r| (r.name.clone(), action(&r.action), configuration.policies(&listener.name, &r.name).join(" ")));
     let result = result.as_ref().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str()));
     assert_eq!(result, expected, "{found:?}");
 }
@@ -71,7 +71,11 @@ fn the_port_of_the_url_plays_no_part_in_the_host() {
 
 #[test]
 fn a_version_of_an_api_has_the_policies_of_both() {
-    check("http://api.example.com/orders/1", &["x-version: v2"], Some(("orders/v2", "to cluster app", "edge guard extra")));
+    check(
+        "http://api.example.com/orders/1",
+        &["x-version: v2"],
+        Some(("orders/v2", "to cluster app", "edge guard extra")),
+    );
     check("http://api.example.com/orders/1", &[], Some(("orders/v1", "to cluster old", "edge guard")));
 }
 

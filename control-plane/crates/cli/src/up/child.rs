@@ -89,12 +89,6 @@ pub(crate) fn start(
 }
 
 impl Running {
-    /// Resolves when it ends.
-    pub(crate) async fn ended(&mut self) -> Failure {
-        let status = self.child.wait().await;
-        self.failure(status.ok())
-    }
-
     /// How it failed, if it has ended.
     pub(crate) fn has_ended(&mut self) -> Option<Failure> {
         let status = self.child.try_wait().ok().flatten()?;

@@ -148,7 +148,8 @@ async fn push(up: &mut Running<'_>, file: &Path, address: SocketAddr, before: &T
 
 /// The first listener that speaks plain HTTP.
 fn entrance(model: &Model) -> Result<SocketAddr, Failure> {
-    let plain = |p: &Protocol| matches!(p, Protocol::Http(http) if http.tls.is_none() && http.h1 && !http.redirect_https);
+    let plain =
+        |p: &Protocol| matches!(p, Protocol::Http(http) if http.tls.is_none() && http.h1 && !http.redirect_https);
     let listener = model.listeners.iter().find(|l| plain(&l.protocol));
     let listener = listener.ok_or_else(|| Failure::refused("--demo: no listener speaks plain HTTP"))?;
     let mut address = listener.address;

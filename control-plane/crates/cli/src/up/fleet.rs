@@ -34,7 +34,12 @@ pub(crate) fn programs() -> Result<Programs, Failure> {
 }
 
 impl Fleet {
-    pub(crate) async fn start(given: &Up, global: &Global, programs: &Programs, state: &Path) -> Result<Fleet, Failure> {
+    pub(crate) async fn start(
+        given: &Up,
+        global: &Global,
+        programs: &Programs,
+        state: &Path,
+    ) -> Result<Fleet, Failure> {
         let ports = Ports::choose(given)?;
         let words = if global.verbose { Words::ToUs } else { Words::ToFile };
         let level = if global.verbose { "info" } else { "warning" };

@@ -146,7 +146,6 @@ fn parse_head(head: &[u8]) -> Option<Answer> {
 
 /// A server that answers every GET with its name.
 pub(crate) struct Origin {
-    pub(crate) name: String,
     task: JoinHandle<()>,
 }
 
@@ -174,7 +173,7 @@ pub(crate) async fn origin(name: String, address: SocketAddr) -> Result<Origin> 
             }
         }
     });
-    Ok(Origin { name, task })
+    Ok(Origin { task })
 }
 
 async fn serve(mut stream: TcpStream, answer: String) {
@@ -225,7 +224,8 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nt: v\r\n\r\n";
+            let answer =
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nt: v\r\n\r\n";
             stream.write_all(answer.as_bytes()).await.unwrap();
             stream.read_to_end(&mut Vec::new()).await.unwrap();
         });
