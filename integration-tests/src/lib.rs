@@ -1,1 +1,11 @@
-//! Nothing: the tests that need more than one crate of the fleet lie in `tests/`, the programs for other peers in `examples/`.
+//! What the tests of the running proxy are built from: a proxy in this process, scripted origins, raw clients.
+//!
+//! Everything is on the loopback with port 0, and waits only with a deadline.
+
+pub mod client;
+pub mod config;
+pub mod eventually;
+pub mod proxy;
+pub mod tls;
+pub mod upstream;
+pub mod wire;

@@ -1,0 +1,6 @@
+//! The running proxy between raw clients and scripted origins, topic by topic.
+
+mod http1;
+mod http2;
+mod retries;
+mod upgrades;

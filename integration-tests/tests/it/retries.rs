@@ -1,0 +1,351 @@
+//! What happens when an origin fails: retries, timeouts, breakers, and what the client is told.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+
+use integration_tests::config::{access_log, bootstrap, cluster, hcm, listener, merge, simple, to};
+use integration_tests::eventually::{eventually, found};
+use integration_tests::proxy::{Running, start};
+use integration_tests::upstream::{Origin, nowhere, reply};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody";
+const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+
+/// A proxy whose access log has the flags and details of each request.
+struct Lab {
+    proxy: Running,
+    directory: TempDir,
+}
+
+fn lab(origin: std::net::SocketAddr, action: Value) -> Lab {
+    lab_with(vec![cluster("origin", &[origin])], action)
+}
+
+fn lab_with(clusters: Vec<Value>, action: Value) -> Lab {
+    let directory = tempfile::tempdir().unwrap();
+    let mut hcm = hcm(to("origin", action));
+    let format = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_REQUEST_ATTEMPT_COUNT%";
+    merge(&mut hcm, json!({ "access_log": access_log(&directory.path().join("log"), format) }));
+    Lab { proxy: start(&bootstrap(vec![listener("main", hcm)], clusters)), directory }
+}
+
+impl Lab {
+    /// The line of the request with this number, from 0.
+    #[track_caller]
+    fn line(&self, number: usize) -> String {
+        found("a line of the access log", || {
+            let text = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            text.lines().nth(number).map(str::to_owned)
+        })
+    }
+}
+
+/// Fails the first `bad` requests with 503, then answers with the body it got.
+fn flaky(bad: usize) -> Origin {
+    let count = AtomicUsize::new(0);
+    Origin::http(move |request| match count.fetch_add(1, Ordering::SeqCst) {
+        n if n < bad => reply(503, "bad"),
+        _ => reply(200, &request.text()),
+    })
+}
+
+/// Serves one request a connection; on the second one it closes without an answer.
+fn closes_when_reused() -> Origin {
+    Origin::scripted(|_, wire, origin| {
+        origin.note(wire.message());
+        wire.send(reply(200, "first"));
+        if let Some(again) = wire.try_message() {
+            origin.note(again);
+        }
+    })
+}
+
+#[test]
+fn a_get_on_a_reused_connection_that_closed_is_sent_again() {
+    let origin = closes_when_reused();
+    let lab = lab(origin.address, json!({}));
+    let mut client = lab.proxy.connect();
+    for _ in 0..5 {
+        assert_eq!(client.ask(GET).text(), "first");
+    }
+}
+
+#[test]
+fn a_post_on_a_reused_connection_that_closed_is_never_sent_twice() {
+    let origin = closes_when_reused();
+    let lab = lab(origin.address, json!({}));
+    let mut client = lab.proxy.connect();
+    assert_eq!(client.ask(POST).text(), "first");
+    let answer = client.ask(POST);
+    assert_eq!((answer.status(), answer.text()), (503, format!("{RESET}connection termination")));
+    assert_eq!(origin.seen().len(), 2, "the origin may have acted on the second one");
+    assert_eq!(lab.line(1), "503 UC upstream_reset_before_response_started{connection_termination} 1");
+}
+
+#[test]
+fn connections_that_the_origin_closed_while_idle_are_not_used() {
+    let origin = Origin::scripted(|_, wire, origin| {
+        origin.note(wire.message());
+        wire.send(reply(200, "once"));
+    });
+    let lab = lab(origin.address, json!({}));
+    let mut client = lab.proxy.connect();
+    for _ in 0..10 {
+        let answer = client.ask(POST);
+        assert_eq!((answer.status(), answer.text()), (200, "once".into()));
+    }
+    assert_eq!(origin.seen().len(), 10);
+}
+
+#[test]
+fn a_server_error_is_tried_again_with_the_body() {
+    let origin = flaky(2);
+    let policy = json!({ "retry_on": "5xx", "num_retries": 3, "retry_back_off": { "base_interval": "0.001s" } });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    let answer = lab.proxy.connect().ask(POST);
+    assert_eq!((answer.status(), answer.text()), (200, "body".into()));
+    let bodies: Vec<String> = origin.seen().iter().map(|request| request.text()).collect();
+    assert_eq!(bodies, ["body", "body", "body"]);
+    assert_eq!(lab.line(0), "200 - via_upstream 3");
+}
+
+#[test]
+fn retries_that_are_used_up_are_flagged_and_the_last_answer_is_passed_on() {
+    let origin = flaky(9);
+    let policy = json!({ "retry_on": "5xx", "num_retries": 2, "retry_back_off": { "base_interval": "0.001s" } });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    let answer = lab.proxy.connect().ask(GET);
+    assert_eq!((answer.status(), answer.text()), (503, "bad".into()));
+    assert_eq!(origin.seen().len(), 3);
+    assert_eq!(lab.line(0), "503 URX via_upstream 3");
+}
+
+#[test]
+fn without_a_policy_nothing_is_tried_again() {
+    let origin = flaky(1);
+    let lab = lab(origin.address, json!({}));
+    assert_eq!(lab.proxy.connect().ask(GET).status(), 503);
+    assert_eq!(origin.seen().len(), 1);
+    assert_eq!(lab.line(0), "503 - via_upstream 1");
+}
+
+#[test]
+fn a_connection_cut_before_the_answer_is_a_reset_that_may_be_tried_again() {
+    let origin = Origin::scripted(|number, wire, origin| {
+        origin.note(wire.message());
+        if number > 0 {
+            wire.send(reply(200, "second"));
+            wire.rest();
+        }
+    });
+    let policy = json!({ "retry_on": "reset", "retry_back_off": { "base_interval": "0.001s" } });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    assert_eq!(lab.proxy.connect().ask(POST).text(), "second");
+    assert_eq!(lab.line(0), "200 - via_upstream 2");
+}
+
+#[test]
+fn a_try_that_takes_too_long_is_given_up_for_another() {
+    let origin = Origin::scripted(|number, wire, origin| {
+        origin.note(wire.message());
+        if number > 0 {
+            wire.send(reply(200, "second"));
+        }
+        wire.rest();
+    });
+    let policy = json!({
+        "retry_on": "5xx", "per_try_timeout": "0.1s", "retry_back_off": { "base_interval": "0.001s" },
+    });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    assert_eq!(lab.proxy.connect().ask(GET).text(), "second");
+}
+
+/// Takes requests and never answers.
+fn silent() -> Origin {
+    Origin::scripted(|_, wire, origin| {
+        origin.note(wire.message());
+        wire.rest();
+    })
+}
+
+#[test]
+fn a_route_timeout_is_a_504() {
+    let origin = silent();
+    let lab = lab(origin.address, json!({ "timeout": "0.1s" }));
+    let mut client = lab.proxy.connect();
+    let answer = client.ask(GET);
+    assert_eq!((answer.status(), answer.text()), (504, "upstream request timeout".into()));
+    assert_eq!(client.ask(GET).status(), 504, "the connection of the client stays");
+    assert_eq!(lab.line(0), "504 UT response_timeout 1");
+    eventually("a connection each: a request that was given up leaves none", || origin.connections() == 2);
+}
+
+#[test]
+fn a_route_timeout_after_the_head_breaks_the_response_off() {
+    let origin = Origin::scripted(|_, wire, _| {
+        wire.message();
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello");
+        wire.rest();
+    });
+    let lab = lab(origin.address, json!({ "timeout": "0.1s" }));
+    let mut client = lab.proxy.connect();
+    let answer = client.ask(GET);
+    assert_eq!((answer.status(), answer.text(), answer.complete), (200, "hello".into(), false));
+    assert_eq!(lab.line(0), "200 UT response_timeout 1");
+}
+
+#[test]
+fn an_origin_that_breaks_off_is_flagged() {
+    let origin = Origin::scripted(|_, wire, _| {
+        wire.message();
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello");
+    });
+    let lab = lab(origin.address, json!({}));
+    assert!(!lab.proxy.connect().ask(GET).complete);
+    let line = lab.line(0);
+    assert!(line.starts_with("200 UC upstream_reset_after_response_started{connection_termination}"), "{line}");
+}
+
+#[test]
+fn a_client_that_leaves_is_flagged() {
+    let origin = silent();
+    let lab = lab(origin.address, json!({}));
+    let mut client = lab.proxy.connect();
+    client.send(GET);
+    eventually("the origin has the request", || !origin.seen().is_empty());
+    drop(client);
+    assert_eq!(lab.line(0), "0 DC downstream_remote_disconnect 1");
+}
+
+#[test]
+fn nobody_at_the_address_is_a_503_with_the_reason() {
+    let lab = lab(nowhere(), json!({}));
+    let answer = lab.proxy.connect().ask(GET);
+    assert_eq!(answer.status(), 503);
+    let text = answer.text();
+    let reason = format!("{RESET}remote connection failure, transport failure reason: ");
+    assert!(text.starts_with(&reason) && text.len() > reason.len(), "{text}");
+    assert!(lab.line(0).starts_with("503 UF upstream_reset_before_response_started{remote_connection_failure|"));
+}
+
+#[test]
+fn a_connect_failure_is_tried_at_another_endpoint() {
+    let origin = Origin::text("alive");
+    let policy = json!({ "retry_on": "connect-failure", "num_retries": 5, "retry_back_off": { "base_interval": "0.001s" } });
+    let clusters = vec![cluster("origin", &[nowhere(), origin.address])];
+    let lab = lab_with(clusters, json!({ "retry_policy": policy }));
+    let mut client = lab.proxy.connect();
+    for _ in 0..6 {
+        assert_eq!(client.ask(POST).text(), "alive");
+    }
+}
+
+#[test]
+fn a_cluster_without_endpoints_has_no_healthy_upstream() {
+    let lab = lab_with(vec![cluster("origin", &[])], json!({}));
+    let answer = lab.proxy.connect().ask(GET);
+    assert_eq!((answer.status(), answer.text()), (503, "no healthy upstream".into()));
+    assert_eq!(lab.line(0), "503 UH no_healthy_upstream -");
+}
+
+#[test]
+fn a_full_circuit_breaker_answers_503() {
+    let origin = silent();
+    let mut cluster = cluster("origin", &[origin.address]);
+    cluster["circuit_breakers"] = json!({ "thresholds": [{ "max_requests": 1 }] });
+    let lab = lab_with(vec![cluster], json!({}));
+    let mut first = lab.proxy.connect();
+    first.send(GET);
+    eventually("the origin has the request", || !origin.seen().is_empty());
+    let answer = lab.proxy.connect().ask(GET);
+    assert_eq!((answer.status(), answer.text()), (503, format!("{RESET}overflow")));
+    assert_eq!(answer.header("x-envoy-overloaded"), Some("true"));
+    assert!(lab.line(0).starts_with("503 UO upstream_reset_before_response_started{overflow}"), "{}", lab.line(0));
+}
+
+#[test]
+fn requests_beyond_the_connections_wait_and_then_overflow() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let origin = Origin::scripted(move |_, wire, origin| {
+        while let Some(request) = wire.try_message() {
+            origin.note(request);
+            let _ = wait.lock().unwrap().recv();
+            wire.send(reply(200, "done"));
+        }
+    });
+    let mut cluster = cluster("origin", &[origin.address]);
+    cluster["circuit_breakers"] = json!({ "thresholds": [{ "max_connections": 1, "max_pending_requests": 1 }] });
+    let lab = lab_with(vec![cluster], json!({}));
+    let mut clients: Vec<_> = (0..3).map(|_| lab.proxy.connect()).collect();
+    clients[0].send(GET);
+    eventually("the origin has the request", || !origin.seen().is_empty());
+    clients[1].send(GET);
+    clients[2].send(GET);
+    // One of the two waits, the other one overflows.
+    assert!(lab.line(0).starts_with("503 UO"), "{}", lab.line(0));
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    let mut statuses: Vec<u16> = clients.iter_mut().map(|client| client.message().status()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 503]);
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn a_mirror_gets_a_copy_and_its_answer_is_dropped() {
+    let (origin, mirror) = (Origin::http(|request| reply(200, &request.text())), Origin::text("ignored"));
+    let clusters = vec![cluster("origin", &[origin.address]), cluster("mirror", &[mirror.address])];
+    let lab = lab_with(clusters, json!({ "request_mirror_policies": [{ "cluster": "mirror" }] }));
+    let mut client = lab.proxy.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask(POST).text(), "body");
+    }
+    eventually("the mirror has all", || mirror.seen().len() == 3);
+    let seen = mirror.last();
+    assert_eq!((seen.text(), seen.complete, seen.header("host")), ("body".into(), true, Some("a-shadow")));
+}
+
+#[test]
+fn a_mirror_that_is_down_changes_nothing() {
+    let origin = Origin::text("fine");
+    let clusters = vec![cluster("origin", &[origin.address]), cluster("mirror", &[nowhere()])];
+    let lab = lab_with(clusters, json!({ "request_mirror_policies": [{ "cluster": "mirror" }] }));
+    let mut client = lab.proxy.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask(POST).text(), "fine");
+    }
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_a_503() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut hcm = hcm(json!([{ "match": { "prefix": "/" }, "route": { "cluster_header": "x-to" } }]));
+    merge(&mut hcm, json!({ "access_log": access_log(&directory.path().join("log"), "%RESPONSE_FLAGS%") }));
+    let origin = Origin::text("here");
+    let proxy = start(&simple(hcm, origin.address));
+    let mut client = proxy.connect();
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: a\r\nx-to: nobody\r\n\r\n").status(), 503);
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: a\r\nx-to: origin\r\n\r\n").text(), "here");
+    let text = found("both lines", || {
+        std::fs::read_to_string(directory.path().join("log")).ok().filter(|text| text.lines().count() == 2)
+    });
+    assert_eq!(text, "NC\n-\n");
+}
+
+#[test]
+fn counters_of_active_requests_end_at_zero() {
+    let origin = flaky(5);
+    let policy = json!({ "retry_on": "5xx", "num_retries": 2, "retry_back_off": { "base_interval": "0.001s" } });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    let mut client = lab.proxy.connect();
+    for _ in 0..3 {
+        client.ask(POST);
+    }
+    let snapshot = lab.proxy.proxy.snapshot();
+    let endpoint = Arc::clone(snapshot.cluster("origin").unwrap().endpoints().next().unwrap());
+    eventually("nothing is active", || endpoint.state.active() == 0);
+}
