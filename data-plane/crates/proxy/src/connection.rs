@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use dp_http::info::{Address, ConnectionInfo, TlsInfo};
 use dp_format::Inputs;
+use dp_http::info::{Address, ConnectionInfo, TlsInfo};
 use dp_http::io::Io;
 use dp_http::{Protocol, StreamInfo};
 use dp_net::listen::Accepted;
@@ -44,6 +44,8 @@ struct Found {
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted: Accepted) {
     let shard = worker.shard;
+    // The end of the process waits for it.
+    let _guard = worker.drain.guard();
     let stats = Arc::clone(&listener.stats);
     stats.downstream_cx_total().inc(shard);
     stats.downstream_cx_active().inc(shard);

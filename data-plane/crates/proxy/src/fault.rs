@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
-use dp_http::LocalReply;
 use dp_http::flags::Flags;
+use dp_http::{LocalReply, name};
 
 /// Why a stream cannot go on.
 #[derive(Debug)]
@@ -61,10 +61,14 @@ impl Fault {
         if let Self::Reply(reply) | Self::Replace(reply) = self {
             return *reply;
         }
+        let overloaded = matches!(self, Self::Overflow | Self::Dropped);
         let answer = self.answer();
         let mut reply = LocalReply::new(answer.status, answer.details).body(answer.body.into_owned());
         if let Some(flag) = answer.flag {
             reply = reply.flag(flag);
+        }
+        if overloaded {
+            reply.headers.append(&name::X_ENVOY_OVERLOADED, b"true");
         }
         reply
     }

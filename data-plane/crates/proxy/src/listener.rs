@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dp_snapshot::{Listener, Sockets};
+use stdx::drain::Phase;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -16,11 +17,13 @@ use crate::worker::Worker;
 /// Starts and stops accept loops as snapshots come, until the process drains.
 pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u64>) {
     let mut accepting: HashMap<u64, AbortHandle> = HashMap::new();
+    let mut phase = worker.drain.watch();
     loop {
         let snapshot = worker.snapshot();
+        let is_serving = *phase.borrow_and_update() == Phase::Serving;
         let mut wanted: HashMap<u64, (&Arc<Listener>, &Arc<Sockets>)> = HashMap::new();
         for listener in snapshot.listeners() {
-            if listener.accepts() {
+            if is_serving && listener.accepts() {
                 wanted.extend(listener.sockets.iter().map(|sockets| (sockets.id, (listener, sockets))));
             }
         }
@@ -38,7 +41,11 @@ pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u6
             });
         }
         drop(snapshot);
-        if published.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = published.changed() => changed,
+            changed = phase.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use dp_http::info::Address;
+use dp_http::stream::ServerStream;
 use dp_http::{HeaderName, Headers, LocalReply, Method, Protocol, ResponseHead, Scheme, name};
 use shared_config::hcm::{AddressDetection, HttpConnectionManager, ServerHeader};
 
@@ -335,10 +336,22 @@ fn expect(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
     }
 }
 
+/// An answer that comes before its request is complete is the last one of an HTTP/1 connection: nobody wants to wait
+/// for what is left of the request, and the next request begins behind it.
+fn close_if_early(stream: &mut Stream<'_>, opens: bool) {
+    if let ServerStream::H1(conn) = &mut stream.down
+        && !opens
+        && !conn.is_request_complete()
+    {
+        conn.close_after_response();
+    }
+}
+
 /// Makes the head of a response one for this client. `opens`: it opens a tunnel.
 pub(crate) fn response(stream: &mut Stream<'_>, head: &mut ResponseHead, opens: bool) {
     let hcm = stream.hcm.clone();
     let config = &hcm.config;
+    close_if_early(stream, opens);
     // A response that names the connection in a way that makes no sense loses what it named, not more.
     let _ = head.headers.remove_hop_by_hop();
     if opens && let Some(tunnel) = &stream.tunnel {

@@ -178,7 +178,12 @@ pub(crate) fn read_request(stream: &mut Stream<'_>, cx: &mut Context<'_>) -> Pol
     if stream.body.complete {
         return Poll::Ready(Ok(None));
     }
-    match ready!(stream.down.poll_body(cx)) {
+    let Poll::Ready(frame) = stream.down.poll_body(cx) else {
+        // A client may wait for a 100 that waits here. If that cannot be written, reading finds out why.
+        let _ = stream.down.poll_flush(cx);
+        return Poll::Pending;
+    };
+    match frame {
         None => {
             complete(stream);
             show_request(stream, cx, Bytes::new(), true).map_ok(|_| None)

@@ -3,6 +3,7 @@
 //! What status a fault has is said in `fault.rs`; here it becomes a well-formed message for this client.
 
 use std::fmt::Write;
+use std::task::Poll;
 
 use bytes::Bytes;
 use dp_filters::{Cx, Step};
@@ -20,8 +21,11 @@ pub(crate) async fn fault(stream: &mut Stream<'_>, fault: Fault) {
     let is_gone = fault.client_is_gone();
     let reply = fault.reply();
     stream.info.flags.set(reply.flags);
-    if stream.info.details.is_empty() || !stream.reply.started {
-        stream.info.details = reply.details.clone();
+    stream.info.details = reply.details.clone();
+    if stream.reply.started {
+        stream.info.details = stream.info.details.replace("_before_response_", "_after_response_").into();
+        // What came of the response goes out, as far as the client takes it now; it is not complete and does not end.
+        let _ = std::future::poll_fn(|cx| Poll::Ready(stream.down.poll_flush(cx))).await;
     }
     if is_gone || stream.reply.started {
         stream.down.reset(if is_gone { Reset::Cancel } else { Reset::Internal });

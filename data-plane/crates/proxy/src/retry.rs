@@ -86,6 +86,7 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Ups
                 let repeat = stream.body.can_replay() && tries.after_response(policy, &upstream.head);
                 _retrying = if repeat { retry_guard(stream, chosen) } else { None };
                 if _retrying.is_none() {
+                    note_exhausted(stream, &tries);
                     stream.body.forget();
                     return Ok(upstream);
                 }
@@ -102,9 +103,7 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Ups
                 let repeat = lost.is_some_and(|lost| stream.body.can_replay() && tries.after_loss(lost));
                 _retrying = if repeat { retry_guard(stream, chosen) } else { None };
                 if _retrying.is_none() {
-                    if lost.is_some() && tries.may_repeat_at_all() && tries.made > 1 {
-                        stream.info.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                    }
+                    note_exhausted(stream, &tries);
                     return Err(failure.fault());
                 }
                 backoff.next_delay()
@@ -112,6 +111,12 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Ups
         };
         chosen.cluster.state.stats.upstream_rq_retry().inc(stream.worker.shard);
         wait(stream, delay).await?;
+    }
+}
+
+fn note_exhausted(stream: &mut Stream<'_>, tries: &Tries) {
+    if tries.exhausted {
+        stream.info.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
     }
 }
 

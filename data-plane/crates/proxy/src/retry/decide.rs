@@ -30,6 +30,8 @@ pub(crate) struct Tries {
     /// Tries made.
     pub(crate) made: u32,
     status_codes: Vec<u16>,
+    /// Another try was wanted, and none was left.
+    pub(crate) exhausted: bool,
     /// The retry for a connection that was closed while idle is still there.
     stale: bool,
     pub(crate) per_try: Option<Duration>,
@@ -44,6 +46,7 @@ impl Tries {
             left: 0,
             made: 0,
             status_codes: Vec::new(),
+            exhausted: false,
             stale: true,
             per_try: None,
             per_try_idle: None,
@@ -86,11 +89,6 @@ impl Tries {
         self.left > 0 && !self.on.is_empty()
     }
 
-    /// Whether the policy asked for tries at all.
-    pub(crate) fn may_repeat_at_all(&self) -> bool {
-        !self.on.is_empty()
-    }
-
     /// Whether to try again after a try that brought no head. Counts it when so.
     pub(crate) fn after_loss(&mut self, lost: Lost) -> bool {
         let on = self.on;
@@ -111,10 +109,10 @@ impl Tries {
 
     /// Whether to try again after this response. Counts it when so.
     pub(crate) fn after_response(&mut self, policy: Option<&RetryPolicy>, head: &ResponseHead) -> bool {
-        if self.left == 0 {
+        let on = self.on;
+        if on.is_empty() {
             return false;
         }
-        let on = self.on;
         if head.headers.contains(&name::X_ENVOY_RATELIMITED) {
             return on.has(RetryOn::ENVOY_RATELIMITED) && self.spend();
         }
@@ -131,6 +129,7 @@ impl Tries {
 
     fn spend(&mut self) -> bool {
         let any = self.left > 0;
+        self.exhausted |= !any;
         self.left = self.left.saturating_sub(1);
         any
     }
