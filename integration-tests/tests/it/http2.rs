@@ -55,8 +55,9 @@ fn http1_echo() -> Origin {
     Origin::scripted(|_, wire, origin| {
         while let Some(request) = wire.try_message() {
             let trailers: String = request.trailers.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
-            let mut bytes = format!("HTTP/1.1 200 OK\r\nx-path: {}\r\ntransfer-encoding: chunked\r\n\r\n", request.path())
-                .into_bytes();
+            let mut bytes =
+                format!("HTTP/1.1 200 OK\r\nx-path: {}\r\ntransfer-encoding: chunked\r\n\r\n", request.path())
+                    .into_bytes();
             if !request.body.is_empty() {
                 bytes.extend(format!("{:x}\r\n", request.body.len()).into_bytes());
                 bytes.extend(&request.body);
@@ -125,7 +126,9 @@ async fn tls_chooses_http2_by_alpn_on_both_sides() {
 
     let address = proxy.address("main");
     let config = identity.client(&[b"http/1.1"]);
-    let text = tokio::task::spawn_blocking(move || over_tls(address, config, "GET /old HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"));
+    let text = tokio::task::spawn_blocking(move || {
+        over_tls(address, config, "GET /old HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    });
     let text = soon(text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("x-path: /old"), "{text}");
 }

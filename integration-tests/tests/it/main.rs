@@ -3,4 +3,6 @@
 mod http1;
 mod http2;
 mod retries;
+mod routing;
+mod tcp;
 mod upgrades;

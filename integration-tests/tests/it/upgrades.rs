@@ -94,7 +94,8 @@ fn an_upgrade_that_is_not_configured_is_forbidden() {
 fn a_route_may_forbid_what_the_manager_allows_and_the_other_way_round() {
     let origin = echo();
     let check = |manager: bool, route: bool| {
-        let mut hcm = hcm(to("origin", json!({ "upgrade_configs": [{ "upgrade_type": "websocket", "enabled": route }] })));
+        let mut hcm =
+            hcm(to("origin", json!({ "upgrade_configs": [{ "upgrade_type": "websocket", "enabled": route }] })));
         merge(&mut hcm, json!({ "upgrade_configs": [{ "upgrade_type": "websocket", "enabled": manager }] }));
         let proxy = start(&simple(hcm, origin.address));
         let status = proxy.connect().send(ASK).head().unwrap().status();
