@@ -2,4 +2,6 @@
 
 mod away;
 mod harness;
+mod hostile;
 mod serving;
+mod size;

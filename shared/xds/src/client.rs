@@ -370,7 +370,10 @@ pub fn refusal_text(refused: &[(String, String)]) -> String {
         if !text.is_empty() {
             text.push(' ');
         }
-        text.push_str(&format!("({name}: {reason})"));
+        match name.as_str() {
+            "" => text.push_str(&format!("({reason})")),
+            name => text.push_str(&format!("({name}: {reason})")),
+        }
     }
     if text.len() > REFUSAL_BYTES {
         let mut end = REFUSAL_BYTES - 3;

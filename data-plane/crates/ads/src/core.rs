@@ -146,7 +146,7 @@ impl Core {
             for name in &received.removed {
                 stats.resources.remove(name);
             }
-            for (name, reason) in refused {
+            for (name, reason) in refused.iter().filter(|(name, _)| !name.is_empty()) {
                 let view = || ResourceView { version: String::new(), updated: now, error: None };
                 stats.resources.entry(name.clone()).or_insert_with(view).error = Some(reason.clone());
             }

@@ -41,6 +41,10 @@ struct Reading<'a> {
     items: Vec<Item>,
     gone: Vec<String>,
     refused: Vec<(String, String)>,
+    /// Where in the response the resource being read stands.
+    index: usize,
+    /// There is a resource of which not even the name can be read: it may be any of those that are not there.
+    unreadable: bool,
 }
 
 impl Client {
@@ -48,7 +52,8 @@ impl Client {
     pub fn on_delta(&mut self, response: DeltaDiscoveryResponse, now: Instant) -> Option<Received> {
         let kind = self.subscribed(&response.type_url)?;
         let mut reading = Reading::new(kind, &mut self.kinds[kind], now);
-        for resource in response.resources {
+        for (index, resource) in response.resources.into_iter().enumerate() {
+            reading.index = index;
             reading.envelope(resource);
         }
         for name in response.removed_resources {
@@ -61,11 +66,12 @@ impl Client {
     pub fn on_sotw(&mut self, response: DiscoveryResponse, now: Instant) -> Option<Received> {
         let kind = self.subscribed(&response.type_url)?;
         let mut reading = Reading::new(kind, &mut self.kinds[kind], now);
-        for any in response.resources {
+        for (index, any) in response.resources.into_iter().enumerate() {
+            reading.index = index;
             if any.is::<Resource>() {
                 match Resource::decode(any.value) {
                     Ok(resource) => reading.envelope(resource),
-                    Err(error) => reading.refused.push((String::new(), format!("not a resource: {error}"))),
+                    Err(error) => reading.refuse(String::new(), format!("not a resource: {error}")),
                 }
             } else {
                 reading.bare(any);
@@ -85,7 +91,17 @@ impl Client {
 impl<'a> Reading<'a> {
     fn new(kind: ResourceKind, state: &'a mut State, now: Instant) -> Self {
         state.waiting.remove("");
-        Self { kind, state, now, seen: BTreeSet::new(), items: Vec::new(), gone: Vec::new(), refused: Vec::new() }
+        Self {
+            kind,
+            state,
+            now,
+            seen: BTreeSet::new(),
+            items: Vec::new(),
+            gone: Vec::new(),
+            refused: Vec::new(),
+            index: 0,
+            unreadable: false,
+        }
     }
 
     /// A resource in the envelope of the delta protocol.
@@ -117,7 +133,7 @@ impl<'a> Reading<'a> {
         match self.fault(&name, &any, inner) {
             Some(reason) => {
                 self.seen.insert(name.clone());
-                self.refused.push((name, reason));
+                self.refuse(name, reason);
             }
             // Not asked for, or no longer: no concern of ours.
             None if !self.state.takes(&name) => {}
@@ -131,6 +147,13 @@ impl<'a> Reading<'a> {
                 self.items.push(Item { name, version, any, mortal: ttl.is_some() });
             }
         }
+    }
+
+    /// One without a name is told by its place.
+    fn refuse(&mut self, name: String, reason: String) {
+        self.unreadable |= name.is_empty();
+        let place = if name.is_empty() { format!("resources[{}]: ", self.index) } else { String::new() };
+        self.refused.push((name, format!("{place}{reason}")));
     }
 
     fn fault(&self, name: &str, any: &Any, inner: Result<String, String>) -> Option<String> {
@@ -174,7 +197,10 @@ impl<'a> Reading<'a> {
 
     /// In a full set, what is not there is gone; and what is as it was is no news.
     fn remove_unseen(&mut self) {
-        let Self { state, seen, gone, .. } = self;
+        let Self { state, seen, gone, unreadable, .. } = self;
+        if *unreadable {
+            return;
+        }
         gone.extend(state.held.keys().filter(|name| !seen.contains(*name)).cloned());
     }
 

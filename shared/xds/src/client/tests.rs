@@ -78,11 +78,12 @@ fn each_fault_of_a_resource_refuses_only_that_resource() {
         let refused = client.settle(CDS, Vec::new());
         assert_eq!(refused.len(), 1, "{refused:?}");
         assert!(refused[0].1.contains(reason), "{refused:?}");
+        assert!(!refusal_text(&refused).contains("(:"), "{refused:?}");
         assert_eq!(client.held(CDS).keys().collect::<Vec<_>>(), ["good"]);
         let request = next_delta(&mut client);
         assert_eq!(request.response_nonce, "n");
         let error = request.error_detail.expect("a refusal");
-        assert_eq!((error.code, error.message), (3, format!("({}: {})", refused[0].0, refused[0].1)));
+        assert_eq!((error.code, error.message), (3, refusal_text(&refused)));
     };
     check(vec![envelope("zzz", "1", cluster("yyy", 1))], &[], "holds the name \"yyy\"");
     check(vec![envelope("x", "1", loads("x", 1))], &[], "not a envoy.config.cluster.v3.Cluster");
@@ -90,6 +91,26 @@ fn each_fault_of_a_resource_refuses_only_that_resource() {
     check(vec![envelope("", "1", cluster("", 1))], &[], "has no name");
     let broken = Any { type_url: CDS.type_url().to_owned(), value: vec![0x0a, 9, 1].into() };
     check(vec![envelope("x", "1", broken)], &[], "not decodable");
+}
+
+#[test]
+fn a_resource_without_a_readable_name_may_be_any_so_that_nothing_is_taken_for_gone() {
+    let mut client = open(Protocol::Sotw);
+    let say = |nonce: &str, resources: Vec<Any>| DiscoveryResponse {
+        type_url: CDS.type_url().to_owned(),
+        nonce: nonce.to_owned(),
+        resources,
+        ..Default::default()
+    };
+    client.on_sotw(say("1", vec![cluster("a", 1), cluster("b", 1)]), Instant::now()).expect("subscribed");
+    client.settle(CDS, Vec::new());
+    let broken = Any { type_url: CDS.type_url().to_owned(), value: vec![0xff].into() };
+    let received = client.on_sotw(say("2", vec![cluster("b", 2), broken]), Instant::now()).expect("subscribed");
+    assert!(received.removed.is_empty(), "{received:?}");
+    let refused = client.settle(CDS, Vec::new());
+    assert!(refusal_text(&refused).starts_with("(resources[1]: not decodable"), "{refused:?}");
+    let received = client.on_sotw(say("3", vec![cluster("b", 2)]), Instant::now()).expect("subscribed");
+    assert_eq!(received.removed, ["a"]);
 }
 
 #[test]
