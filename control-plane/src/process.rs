@@ -149,12 +149,16 @@ fn xds_settings(pipeline: &Arc<Pipeline>) -> cp_xds::Settings {
     settings
 }
 
-/// A certificate that names a node is good for that node only.
+/// A certificate is good for the node that it names only: by the last part of a URI (`spiffe://domain/node/edge-1`) or by
+/// a DNS name.
 fn admit(peer: &Peer, node: &NodeInfo) -> Result<(), String> {
     let of_uris = peer.uris.iter().filter_map(|uri| uri.rsplit('/').next());
     let names: Vec<&str> = of_uris.chain(peer.dns_names.iter().map(String::as_str)).collect();
-    if !peer.authenticated || names.is_empty() || names.contains(&node.id.as_str()) {
+    if !peer.authenticated || names.contains(&node.id.as_str()) {
         return Ok(());
+    }
+    if names.is_empty() {
+        return Err(format!("the certificate names no node, and this is node `{}`", node.id));
     }
     Err(format!("the certificate is for {}, not for node `{}`", names.join(", "), node.id))
 }

@@ -118,7 +118,7 @@ impl Consumer for Intake {
             Event::Connected => tracing::info!("a source of configuration answers"),
             Event::Disconnected { reason } => {
                 tracing::warn!(reason, "a source of configuration went away; the last good one stays");
-                self.engine.lock().abandon();
+                self.engine.lock().abandon(Instant::now());
                 self.engine.settle();
             }
         }

@@ -26,6 +26,9 @@ use crate::harness::*;
 const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const MARK: &str = "type.googleapis.com/weir.xds.v1.SnapshotMark";
+/// Said to a stream, it ends it.
+const CUT: &str = "";
 const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
 type Resources = Vec<(String, Any)>;
@@ -76,6 +79,12 @@ impl Hostile {
         script.version.to_string()
     }
 
+    /// Ends the stream that is open.
+    fn cut(&self) {
+        let stream = self.0.lock().expect("whole").stream.take().expect("open");
+        stream.send(CUT).expect("open");
+    }
+
     /// What the first refusal since the last look says.
     async fn refusal(&self, of: &str) -> String {
         let mut text = None;
@@ -95,7 +104,7 @@ impl Hostile {
     }
 
     fn hear(&self, heard: Heard) -> Option<(&'static str, Option<BTreeSet<String>>)> {
-        let kind = [CDS, EDS, LDS, RDS].into_iter().find(|kind| *kind == heard.type_url)?;
+        let kind = [MARK, CDS, EDS, LDS, RDS].into_iter().find(|kind| *kind == heard.type_url)?;
         let mut script = self.0.lock().expect("whole");
         match heard.error {
             Some(error) => script.refusals.push((heard.type_url, error)),
@@ -136,11 +145,11 @@ impl Hostile {
                         Some(Ok(request)) => server.hear(heard(request, &mut asked)),
                         _ => return,
                     },
-                    Some(kind) = said.recv() => Some((kind, None)),
+                    Some(kind) = said.recv() => if kind == CUT { return } else { Some((kind, None)) },
                 };
                 let Some((kind, names)) = answer else { continue };
                 let (resources, version) = server.resources(kind, names.as_ref());
-                // Of what it does not have a state-of-the-world server says nothing.
+                // Of what it does not have it says nothing.
                 if (!resources.is_empty() || names.is_none())
                     && out.send(Ok(response(kind, resources, version))).is_err()
                 {
@@ -374,4 +383,47 @@ async fn check(api: Api) {
     eventually("the endpoints came", || has("later")).await;
     assert_eq!(get(to, "/").await.expect("an answer").body, "1 -", "{api:?}");
     assert!(load.end().await > 100);
+}
+
+fn mark(revision: u64, phase: proto::weir::xds::v1::snapshot_mark::Phase) -> Resources {
+    let name = String::from("snapshot:cds+lds");
+    let mark = proto::weir::xds::v1::SnapshotMark { revision, phase: phase as i32, name: name.clone() };
+    vec![(name, Any::pack(&mark))]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_revision_is_not_served_when_its_server_goes_away_and_comes_back() {
+    use proto::weir::xds::v1::snapshot_mark::Phase::{Begin, End};
+    let (origins, (server, xds)) = ([origin(0).await, origin(1).await], Hostile::start().await);
+    server.set(MARK, mark(1, Begin));
+    server.set(LDS, vec![listener("")]);
+    server.set(RDS, vec![to_app()]);
+    let clusters = server.set(CDS, vec![cluster("app", origins[0], "")]);
+    let proxy = proxy("one", xds, Api::Delta);
+    server.accepted(RDS, &clusters).await;
+    assert!(proxy.listener("web").is_none(), "it does not end before its end");
+    server.set(MARK, mark(1, End));
+    let to = address(&proxy, "web").await;
+
+    let complete = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_complete = Arc::clone(&complete);
+    let load = Load::start(to, move |answer| match answer.body.as_str() {
+        "0 -" => Ok(()),
+        "1 -" if is_complete.load(std::sync::atomic::Ordering::Relaxed) => Ok(()),
+        _ => Err(format!("{answer:?}")),
+    });
+    server.set(MARK, mark(2, Begin));
+    let half = server.set(CDS, vec![cluster("app", origins[1], "")]);
+    server.accepted(CDS, &half).await;
+    let before = proxy.snapshot().generation;
+    server.cut();
+    eventually("it comes again", || server.0.lock().expect("whole").stream.is_some()).await;
+    server.accepted(MARK, &half).await;
+    load.more().await;
+    assert_eq!(proxy.snapshot().generation, before, "half a revision serves");
+    complete.store(true, std::sync::atomic::Ordering::Relaxed);
+    server.set(MARK, mark(2, End));
+    eventually("the whole of it serves", || proxy.snapshot().revision == Some(2)).await;
+    assert_eq!(get(to, "/").await.expect("an answer").body, "1 -");
+    load.end().await;
 }

@@ -3,5 +3,6 @@
 mod away;
 mod harness;
 mod hostile;
+mod identity;
 mod serving;
 mod size;

@@ -36,6 +36,8 @@ pub struct Engine {
     missing: BTreeSet<(Kind, String)>,
     /// A transaction is open: nothing is published until it ends.
     held: Option<u64>,
+    /// When its source went away in the middle of it.
+    lost: Option<Instant>,
     revision: Option<u64>,
     generation: u64,
     live: Live<Snapshot>,
@@ -135,6 +137,7 @@ impl Engine {
             listeners: BTreeMap::new(),
             missing: BTreeSet::new(),
             held: None,
+            lost: None,
             revision: None,
             generation: 0,
             live: Live::new(Snapshot::default()),
@@ -180,18 +183,24 @@ impl Engine {
     /// Holds publication back until [`Engine::end`]: what comes in between is one change.
     pub fn begin(&mut self, revision: u64) {
         self.held = Some(revision);
+        self.lost = None;
     }
 
     /// All of a revision came.
     pub fn end(&mut self, revision: u64) {
         self.held = None;
+        self.lost = None;
         self.revision = Some(revision);
         self.dirty = true;
     }
 
-    /// The source went away in the middle of a transaction: what came stands on its own.
-    pub fn abandon(&mut self) {
-        self.dirty |= self.held.take().is_some();
+    /// The source went away, perhaps in the middle of a transaction. Half of one is not published while the source may
+    /// soon tell the rest; but it cannot hold up for long what comes from elsewhere (names, certificates), so that
+    /// after a while what came stands on its own.
+    pub fn abandon(&mut self, now: Instant) {
+        if self.held.is_some() {
+            self.lost.get_or_insert(now);
+        }
     }
 
     /// Endpoints of a cluster that were found by DNS.
@@ -226,12 +235,15 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<Instant> {
         let clusters = self.clusters.values().filter_map(|part| part.waiting_since);
         let listeners = self.listeners.values().filter_map(|part| part.waiting_since);
-        clusters.chain(listeners).min().map(|since| since + WARM_LIMIT)
+        clusters.chain(listeners).chain(self.lost).min().map(|since| since + WARM_LIMIT)
     }
 
     /// Compiles what changed and publishes what can serve. Call after every batch of changes, and at the deadline.
     pub fn settle(&mut self, now: Instant) -> Settled {
         let mut settled = Settled::default();
+        if self.lost.is_some_and(|since| now.duration_since(since) >= WARM_LIMIT) {
+            (self.lost, self.held, self.dirty) = (None, None, true);
+        }
         if !self.dirty && self.next_deadline().is_none_or(|deadline| deadline > now) {
             return settled;
         }
