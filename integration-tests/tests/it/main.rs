@@ -1,5 +1,6 @@
 //! The running proxy between raw clients and scripted origins, topic by topic.
 
+mod changes;
 mod http1;
 mod http2;
 mod retries;

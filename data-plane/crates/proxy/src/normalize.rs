@@ -336,14 +336,14 @@ fn expect(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
     }
 }
 
-/// An answer that comes before its request is complete is the last one of an HTTP/1 connection: nobody wants to wait
-/// for what is left of the request, and the next request begins behind it.
-fn close_if_early(stream: &mut Stream<'_>, opens: bool) {
-    if let ServerStream::H1(conn) = &mut stream.down
+/// Says in the answer when it is the last one of an HTTP/1 connection: the connection drains by now, or the request is
+/// not complete yet. Nobody waits for what is left of an answered request, and the next one would begin behind it.
+fn close_if_last(stream: &mut Stream<'_>, opens: bool) {
+    if let ServerStream::H1(codec) = &mut stream.down
         && !opens
-        && !conn.is_request_complete()
+        && (!codec.is_request_complete() || stream.conn.is_draining())
     {
-        conn.close_after_response();
+        codec.close_after_response();
     }
 }
 
@@ -351,7 +351,7 @@ fn close_if_early(stream: &mut Stream<'_>, opens: bool) {
 pub(crate) fn response(stream: &mut Stream<'_>, head: &mut ResponseHead, opens: bool) {
     let hcm = stream.hcm.clone();
     let config = &hcm.config;
-    close_if_early(stream, opens);
+    close_if_last(stream, opens);
     // A response that names the connection in a way that makes no sense loses what it named, not more.
     let _ = head.headers.remove_hop_by_hop();
     if opens && let Some(tunnel) = &stream.tunnel {
