@@ -1,5 +1,7 @@
 //! `weir up` as a new user runs it: three programs, one file, pushes under load, wrong files, and no orphans.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -265,7 +265,7 @@ impl Load {
             tokio::spawn(async move {
                 let (mut failures, mut connection) = (Vec::new(), None);
                 while !stop.load(Relaxed) && failures.len() < 20 {
-                    match step(&mut connection, to, number % 2 == 0).await {
+                    match step(&mut connection, to, number.is_multiple_of(2)).await {
                         Ok(answer) => failures.extend(check(&answer).err()),
                         Err(error) => failures.push(error.to_string()),
                     }

@@ -7,9 +7,8 @@ use proto::envoy::extensions::filters::network::http_connection_manager::v3 as p
 use proto::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
 use super::{
-    Codec, EscapedSlashes, ForwardClientCertificate, ForwardMode, HostOptions, HttpConnectionManager,
-    PathOptions, RequestId, RouteSource, Scheme, ServerHeader, StripPort, Timeouts, Upgrade, address, local_reply,
-    protocol,
+    Codec, EscapedSlashes, ForwardClientCertificate, ForwardMode, HostOptions, HttpConnectionManager, PathOptions,
+    RequestId, RouteSource, Scheme, ServerHeader, StripPort, Timeouts, Upgrade, address, local_reply, protocol,
 };
 use crate::access_log;
 use crate::core::{config_source, duration_at, extension, timeout_at, unpack};

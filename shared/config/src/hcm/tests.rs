@@ -62,7 +62,8 @@ fn routes_come_from_rds_or_are_inline() {
 
 #[test]
 fn upgrades_have_a_protocol_in_lower_case() {
-    let manager = read("upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: CONNECT, enabled: false}]").unwrap();
+    let manager =
+        read("upgrade_configs: [{upgrade_type: WebSocket}, {upgrade_type: CONNECT, enabled: false}]").unwrap();
     let upgrades: Vec<_> = manager.upgrades.iter().map(|u| (u.protocol.as_str(), u.enabled)).collect();
     assert_eq!(upgrades, [("websocket", true), ("connect", false)]);
 }

@@ -93,7 +93,7 @@ impl Tally {
 pub(super) async fn run(up: &mut Running<'_>, given: &Up, model: &Model) -> Result<bool, Failure> {
     let out = up.out;
     let address = entrance(model)?;
-    out.data(&format!("{}", out.paint(&format!("{FIRST} requests to http://{address}/"), Paint::Strong)));
+    out.data(&out.paint(&format!("{FIRST} requests to http://{address}/"), Paint::Strong));
     let never = Arc::new(AtomicBool::new(false));
     let first = load(address, FIRST / CLIENTS, Duration::ZERO, &never).await;
     first.show(out);

@@ -43,7 +43,8 @@ impl HttpFilter for Cors {
         let flag = |of: fn(&Override) -> Option<bool>| overrides.iter().rev().find_map(|policy| of(policy));
         let origins = overrides.iter().rev().map(|policy| &policy.allow_origins).find(|origins| !origins.is_empty());
         let origins = origins.cloned().unwrap_or_default();
-        let share = |fraction: &Option<RuntimeFraction>, default| fraction.as_ref().map_or(default, RuntimeFraction::value);
+        let share =
+            |fraction: &Option<RuntimeFraction>, default| fraction.as_ref().map_or(default, RuntimeFraction::value);
         // A policy in shadow mode is only counted, so with nothing enabled nothing is left to do.
         let enabled = share(&most_specific.enabled, Fraction::ALL);
         if enabled.numerator == 0 {

@@ -48,7 +48,6 @@ fn host(name: &str, domain: &str, matches: Vec<RouteMatch>) -> VirtualHost {
         filters: Default::default(),
         metadata: Default::default(),
         buffer_limit: None,
-        stat_prefix: String::new(),
     };
     VirtualHost {
         name: name.into(),

@@ -8,8 +8,8 @@ use proto::envoy::config::route::v3::route_action as proto_action;
 use proto::envoy::extensions::path::rewrite::uri_template::v3 as uri_template;
 
 use super::{
-    ClusterSpecifier, ClusterWeight, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
-    RouteAction, UpgradeConfig, WeightSource, WeightedClusters,
+    ClusterSpecifier, ClusterWeight, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority, RouteAction,
+    UpgradeConfig, WeightSource, WeightedClusters,
 };
 use crate::core::{duration_at, runtime_fraction, timeout_at};
 use crate::header::{HeaderMutation, is_header_name};
