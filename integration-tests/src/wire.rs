@@ -158,7 +158,7 @@ impl Wire {
             }
             let chunk = self.bytes(size);
             message.body.extend_from_slice(&chunk);
-            if chunk.len() < size || self.line()? != "" {
+            if chunk.len() < size || !self.line()?.is_empty() {
                 return None;
             }
         }

@@ -1,5 +1,7 @@
 //! The running proxy between raw clients and scripted origins, topic by topic.
 
+#![allow(clippy::unwrap_used)]
+
 mod changes;
 mod http1;
 mod http2;

@@ -1,5 +1,7 @@
 //! The program as people and scripts run it, without a control plane: exit codes, what goes to stdout, what to stderr.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
