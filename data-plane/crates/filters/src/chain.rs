@@ -124,6 +124,11 @@ impl Chain {
         self.0.get(slot).map(Arc::as_ref)
     }
 
+    /// How many filters there are; the registry takes no more than fit.
+    pub(crate) fn slots(&self) -> u8 {
+        u8::try_from(self.0.len()).unwrap_or(u8::MAX)
+    }
+
     pub(crate) fn filters(&self) -> impl Iterator<Item = &Filter> {
         self.0.iter().map(Arc::as_ref)
     }

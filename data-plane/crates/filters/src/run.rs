@@ -1,6 +1,7 @@
 //! One stream's walk through a chain: down with the request, back up with the response.
 //!
-//! The response passes only the filters that the request passed. Nothing here waits or buffers: it tells the proxy to.
+//! The response passes all filters, also those that the request did not reach because one before them answered (as in
+//! Envoy): they know it by the memory they start with. Nothing here waits or buffers: it tells the proxy to.
 
 use bytes::Bytes;
 use dp_http::flags::Flags;
@@ -213,7 +214,7 @@ impl Run {
 
     /// Shows the head to the filters that the request passed, last first. `end`: the head is the whole response.
     pub fn response(&mut self, chain: &Chain, cx: &mut Cx<'_>, head: &mut ResponseHead, end: bool) -> Step {
-        let mut back = self.back.unwrap_or(self.at);
+        let mut back = self.back.unwrap_or_else(|| chain.slots());
         while back > 0 {
             back -= 1;
             self.back = Some(back);
@@ -267,7 +268,7 @@ impl Run {
         if self.asked.response_readers == 0 {
             return Step::Done;
         }
-        self.response_data_from(self.response_until.min(self.at), chain, cx, data, end)
+        self.response_data_from(self.response_until.min(chain.slots()), chain, cx, data, end)
     }
 
     /// After a [`Step::Wait`] of `response_data`, with the same chunk.
@@ -305,7 +306,7 @@ impl Run {
 
     /// Shows the trailers to all filters that the request passed (and not while the body was collected).
     pub fn response_trailers(&mut self, chain: &Chain, cx: &mut Cx<'_>, trailers: &mut Headers) -> Step {
-        for slot in (self.back.unwrap_or_default()..self.response_until.min(self.at)).rev() {
+        for slot in (self.back.unwrap_or_default()..self.response_until.min(chain.slots())).rev() {
             let Some(filter) = chain.get(slot.into()) else { continue };
             match self.call(slot, cx, true, |stream, cx| filter.on_response_trailers(stream, cx, trailers)) {
                 Flow::Reply(reply) => return Step::Reply(reply),

@@ -1,5 +1,6 @@
 //! What an operator stands for in one stream.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use dp_http::head::Protocol;
@@ -58,7 +59,7 @@ pub(crate) fn write_operator(operator: &Operator, inputs: &Inputs<'_>, out: &mut
         Operator::Path { query, which } => push(out, path(inputs, *query, *which)),
         Operator::QueryParameter(parameter) => {
             let value = inputs.request.and_then(|head| query_parameter(head.query(), parameter));
-            push(out, value.filter(|value| !value.is_empty()))
+            push(out, value.filter(|value| !value.is_empty()).map(percent_decoded))
         }
     }
 }
@@ -151,7 +152,8 @@ fn write_text(which: Text, inputs: &Inputs<'_>, out: &mut String) -> bool {
     match which {
         Text::Protocol => push(out, Some(info.protocol.as_str())),
         Text::UpstreamProtocol => push(out, info.upstream.protocol.map(Protocol::as_str)),
-        Text::ResponseFlags | Text::ResponseFlagsLong if info.flags.is_empty() => false,
+        // Envoy has this for a value of its own, not for a missing one.
+        Text::ResponseFlags | Text::ResponseFlagsLong if info.flags.is_empty() => push(out, Some("-")),
         Text::ResponseFlags => {
             info.flags.write_short(out);
             true
@@ -356,7 +358,30 @@ fn path<'a>(inputs: &Inputs<'a>, query: bool, which: WhichPath) -> Option<&'a st
     some(path)
 }
 
-/// The first value of a parameter; nothing is percent-decoded.
+/// `%XX` as the byte it stands for, where the whole is text then.
+fn percent_decoded(value: &str) -> Cow<'_, str> {
+    if !value.contains('%') {
+        return Cow::Borrowed(value);
+    }
+    let mut out = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let escape = (*byte == b'%').then(|| after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok())).flatten();
+        match escape.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(out).map_or(Cow::Borrowed(value), Cow::Owned)
+}
+
+/// The first value of a parameter, as it stands in the query.
 fn query_parameter<'a>(query: &'a str, parameter: &str) -> Option<&'a str> {
     query
         .split('&')

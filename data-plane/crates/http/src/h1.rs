@@ -19,6 +19,7 @@ mod wire;
 pub use client::{ClientConn, ClientOptions};
 pub use fields::Underscores;
 pub(crate) use fields::{elements, is_forbidden_trailer, is_value};
+pub use reason::phrase as reason_phrase;
 pub use server::{ServerConn, ServerOptions, Version};
 
 /// Why a head was refused. For a request, `status` is what to answer before closing.

@@ -15,6 +15,11 @@ use crate::stream::Stream;
 
 /// The request head passes the filters; afterwards the stream has its final route.
 pub(crate) async fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
+    if stream.route.is_some() {
+        // The memory of the filters was made for those of the listener; a route may switch others on.
+        let chain = stream.chain().clone();
+        stream.filters.rebase(&chain);
+    }
     let mut step = walk(stream, None);
     loop {
         step = match step {

@@ -107,6 +107,11 @@ async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn,
         let head = timer.before(limit, codec.read_head()).await;
         view.refresh();
         let head = match head {
+            Some(Ok(Some(head))) if !is_method_allowed(&head, &view) => {
+                let error = HeadError { status: 400, details: "http1.codec_error" };
+                refuse(&conn, &view, &mut codec, &mut timer, error).await;
+                break;
+            }
             Some(Ok(Some(head))) => head,
             Some(Ok(None)) => break,
             refused => {
@@ -137,6 +142,43 @@ async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn,
     }
 }
 
+/// Methods that are in no registry are let through only when asked for (Envoy `allow_custom_methods`).
+fn is_method_allowed(head: &RequestHead, view: &View) -> bool {
+    /// Those that Envoy knows beside the ones of RFC 9110.
+    static REGISTERED: &[&str] = &[
+        "ACL",
+        "BIND",
+        "CHECKOUT",
+        "COPY",
+        "LINK",
+        "LOCK",
+        "MERGE",
+        "MKACTIVITY",
+        "MKCALENDAR",
+        "MKCOL",
+        "MOVE",
+        "MSEARCH",
+        "M-SEARCH",
+        "NOTIFY",
+        "PROPFIND",
+        "PROPPATCH",
+        "PURGE",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "SOURCE",
+        "SUBSCRIBE",
+        "UNBIND",
+        "UNLINK",
+        "UNLOCK",
+        "UNSUBSCRIBE",
+    ];
+    match &head.method {
+        dp_http::Method::Other(name) => view.hcm.config.http1.allow_custom_methods || REGISTERED.contains(&&**name),
+        _ => true,
+    }
+}
+
 /// Answers a head that no request could be made of; the connection ends afterwards.
 async fn refuse(conn: &Connection, view: &View, codec: &mut h1::ServerConn, timer: &mut LazyTimer, error: HeadError) {
     view.hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
@@ -145,8 +187,11 @@ async fn refuse(conn: &Connection, view: &View, codec: &mut h1::ServerConn, time
     head.protocol = Protocol::Http11;
     let mut stream = begin(conn, view, head, ServerStream::H1(codec), timer, Instant::now());
     stream.body.complete = true;
-    let local = LocalReply::new(error.status, error.details).flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
-    reply::fault(&mut stream, Fault::Replace(Box::new(local))).await;
+    // What can be parsed but not served has no body in Envoy.
+    let unserved = matches!(error.details, "missing_host" | "empty_host");
+    let body = if unserved { "" } else { h1::reason_phrase(error.status) };
+    let local = LocalReply::new(error.status, error.details).body(body).flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+    reply::fault(&mut stream, Fault::Reply(Box::new(local))).await;
     finish::log(stream);
 }
 

@@ -17,11 +17,10 @@ mod forwarded;
 mod path;
 mod upstream;
 
-pub(crate) use upstream::{attempt, from_upstream, prepare};
+pub(crate) use upstream::{attempt, from_upstream, prepare, set_path};
 
-/// Headers by which a stranger could steer the proxy (Envoy strips them from edge requests).
+/// Headers by which a stranger could steer the proxy (Envoy strips them from all requests that are not internal).
 static STEERING: &[&HeaderName] = &[
-    &name::X_ENVOY_DECORATOR_OPERATION,
     &name::X_ENVOY_RETRY_ON,
     &name::X_ENVOY_RETRY_GRPC_ON,
     &name::X_ENVOY_MAX_RETRIES,
@@ -34,10 +33,16 @@ static STEERING: &[&HeaderName] = &[
     &name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
     &name::X_ENVOY_FORCE_TRACE,
     &name::X_ENVOY_IP_TAGS,
-    &name::X_ENVOY_ORIGINAL_PATH,
     &name::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
-    &name::X_ENVOY_INTERNAL,
-    &name::X_ENVOY_EXTERNAL_ADDRESS,
+];
+
+/// What only proxies of ours may have written (Envoy strips them from requests that come in from outside).
+static OURS: &[&HeaderName] = &[
+    &name::X_ENVOY_DECORATOR_OPERATION,
+    &name::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
+    &name::X_ENVOY_DOWNSTREAM_SERVICE_NODE,
+    &name::X_ENVOY_ORIGINAL_PATH,
+    &name::X_ENVOY_ORIGINAL_HOST,
 ];
 
 /// Makes the head of a request one that routes and filters can believe.
@@ -48,11 +53,14 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     request_path(stream, config)?;
     host(stream, config);
     hop_by_hop(stream)?;
+    stream.request.headers.remove(&name::X_ENVOY_INTERNAL);
     let edge = who(stream, config)?;
     if edge {
-        for field in STEERING {
-            stream.request.headers.remove(*field);
-        }
+        remove_all(&mut stream.request.headers, OURS.iter().copied());
+    }
+    if !stream.info.internal {
+        remove_all(&mut stream.request.headers, STEERING.iter().copied());
+        remove_all(&mut stream.request.headers, &hcm.internal_only);
     }
     if edge {
         if let Some(client) = stream.info.client.ip() {
@@ -61,23 +69,24 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     } else if stream.info.internal {
         stream.request.headers.set(&name::X_ENVOY_INTERNAL, b"true");
     }
-    if !stream.info.internal {
-        for field in &hcm.internal_only {
-            stream.request.headers.remove(field);
-        }
-    }
     if let Some(cluster) = &hcm.user_agent {
         stream.request.headers.set(&name::USER_AGENT, cluster.as_bytes());
-        stream.request.headers.set("x-envoy-downstream-service-cluster", cluster.as_bytes());
+        stream.request.headers.set(&name::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, cluster.as_bytes());
     }
-    scheme(stream);
+    scheme(stream, config);
     client_cert::apply(&mut stream.request.headers, &stream.conn.info, &config.client_certificate);
     request_id(stream, config, edge);
     if !config.via.is_empty() {
-        append_list(&mut stream.request.headers, &name::VIA, &config.via);
+        append_list(&mut stream.request.headers, &name::VIA, ", ", &config.via);
     }
     expect(stream, config);
     Ok(())
+}
+
+fn remove_all<'n>(headers: &mut Headers, fields: impl IntoIterator<Item = &'n HeaderName>) {
+    for field in fields {
+        headers.remove(field);
+    }
 }
 
 fn check_host(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
@@ -133,6 +142,10 @@ fn request_path(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Resu
     if merged != head.path() {
         let path = merged.into_owned();
         head.set_path(&path);
+        if redirect && crate::reply::is_grpc(&head.headers) {
+            // A gRPC client follows no redirect.
+            return Err(Fault::PathEscape);
+        }
         if redirect {
             let mut reply = LocalReply::new(307, "path_normalization_failed");
             reply.headers.append(&name::LOCATION, path.as_bytes());
@@ -151,7 +164,7 @@ fn host(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
     if let Some(at) = port_at(authority) {
         let strip = match config.host.strip_port {
             StripPort::Keep => false,
-            StripPort::Any => true,
+            StripPort::Any => authority[at + 1..].parse::<u16>().is_ok(),
             StripPort::Matching => authority[at + 1..].parse().ok() == stream.conn.info.local.port(),
         };
         if strip && head.method != Method::Connect {
@@ -202,12 +215,6 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
         if hops == 0 || !headers.contains(&name::X_FORWARDED_PROTO) {
             headers.set(&name::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
         }
-        if client.append_x_forwarded_port
-            && let Some(port) = stream.conn.info.local.port()
-            && (hops == 0 || !headers.contains(&name::X_FORWARDED_PORT))
-        {
-            headers.set(&name::X_FORWARDED_PORT, port.to_string().as_bytes());
-        }
     } else if client.detection.is_empty() {
         trust = forwarded::is_single(headers.all(&name::X_FORWARDED_FOR));
         if let Some(ip) = trusted(headers, client.xff_trusted_hops as usize) {
@@ -219,6 +226,12 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
     }
     if !headers.contains(&name::X_FORWARDED_PROTO) {
         headers.set(&name::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
+    }
+    if client.append_x_forwarded_port
+        && let Some(port) = stream.conn.info.local.port()
+        && (client.use_remote_address && client.xff_trusted_hops == 0 || !headers.contains(&name::X_FORWARDED_PORT))
+    {
+        headers.set(&name::X_FORWARDED_PORT, port.to_string().as_bytes());
     }
     let internal = &client.internal;
     let is_internal = match stream.info.client.ip() {
@@ -232,9 +245,9 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
 fn append_forwarded_for(headers: &mut Headers, remote: &Address, as_mapped_ipv6: bool) {
     match remote.ip() {
         Some(IpAddr::V4(ip)) if as_mapped_ipv6 => {
-            append_list(headers, &name::X_FORWARDED_FOR, &ip.to_ipv6_mapped().to_string());
+            append_list(headers, &name::X_FORWARDED_FOR, ",", &ip.to_ipv6_mapped().to_string());
         }
-        Some(ip) => append_list(headers, &name::X_FORWARDED_FOR, &ip.to_string()),
+        Some(ip) => append_list(headers, &name::X_FORWARDED_FOR, ",", &ip.to_string()),
         None => {}
     }
 }
@@ -284,10 +297,10 @@ fn detect(
     Ok(None)
 }
 
-/// Adds an entry to a comma-separated field.
-pub(crate) fn append_list(headers: &mut Headers, field: &HeaderName, entry: &str) {
+/// Adds an entry to a comma-separated field; what comes before it is put on one line.
+pub(crate) fn append_list(headers: &mut Headers, field: &HeaderName, separator: &str, entry: &str) {
     let value = match headers.text(field) {
-        None => entry.to_owned(),
+        None | Some("") => entry.to_owned(),
         Some(_) => {
             let mut all = String::new();
             for value in headers.all(field).filter_map(|v| std::str::from_utf8(v).ok()) {
@@ -296,7 +309,7 @@ pub(crate) fn append_list(headers: &mut Headers, field: &HeaderName, entry: &str
                 }
                 all.push_str(value);
             }
-            all.push(',');
+            all.push_str(separator);
             all.push_str(entry);
             all
         }
@@ -305,9 +318,16 @@ pub(crate) fn append_list(headers: &mut Headers, field: &HeaderName, entry: &str
 }
 
 /// The scheme the client used, as far as it can be known. What the upstream is told is decided in `upstream.rs`.
-fn scheme(stream: &mut Stream<'_>) {
+fn scheme(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
+    use shared_config::hcm::Scheme as Option;
+    match config.scheme {
+        Option::Http => stream.request.headers.set(&name::X_FORWARDED_PROTO, b"http"),
+        Option::Https => stream.request.headers.set(&name::X_FORWARDED_PROTO, b"https"),
+        Option::Keep | Option::MatchUpstream => {}
+    }
     let forwarded = stream.request.headers.get(&name::X_FORWARDED_PROTO);
-    stream.request.scheme = if forwarded == Some(b"https") { Scheme::Https } else { Scheme::Http };
+    let is_https = forwarded.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"));
+    stream.request.scheme = if is_https { Scheme::Https } else { Scheme::Http };
 }
 
 fn request_id(stream: &mut Stream<'_>, config: &HttpConnectionManager, edge: bool) {
@@ -318,8 +338,6 @@ fn request_id(stream: &mut Stream<'_>, config: &HttpConnectionManager, edge: boo
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         let text: &str = random.hyphenated().encode_lower(&mut text);
         headers.set(&name::X_REQUEST_ID, text.as_bytes());
-    } else if edge && there && !config.request_id.preserve_external && !config.request_id.generate {
-        headers.remove(&name::X_REQUEST_ID);
     }
     stream.info.request_id = headers.text(&name::X_REQUEST_ID).unwrap_or_default().to_owned();
 }
@@ -367,10 +385,12 @@ pub(crate) fn response(stream: &mut Stream<'_>, head: &mut ResponseHead, opens: 
     if !head.headers.contains(&name::DATE) {
         crate::date::with_now(|date| head.headers.append(&name::DATE, date));
     }
-    if config.request_id.in_response && !stream.info.request_id.is_empty() {
-        head.headers.set(&name::X_REQUEST_ID, stream.info.request_id.as_bytes());
+    if (config.request_id.in_response || stream.request.headers.contains(&name::X_ENVOY_FORCE_TRACE))
+        && let Some(id) = stream.request.headers.get(&name::X_REQUEST_ID)
+    {
+        head.headers.set(&name::X_REQUEST_ID, id);
     }
     if !config.via.is_empty() {
-        append_list(&mut head.headers, &name::VIA, &config.via);
+        append_list(&mut head.headers, &name::VIA, ", ", &config.via);
     }
 }

@@ -32,28 +32,34 @@ pub(crate) async fn fault(stream: &mut Stream<'_>, fault: Fault) {
         return;
     }
     // A client that goes away now has been told all that can be told.
-    let _ = send(stream, reply, passed).await;
+    let _ = send(stream, reply, passed, false).await;
 }
 
-/// Answers instead of an upstream.
+/// Answers instead of an upstream, because the route says so.
 pub(crate) async fn local(stream: &mut Stream<'_>, reply: LocalReply) -> Result<(), Fault> {
     stream.info.flags.set(reply.flags);
     stream.info.details = reply.details.clone();
-    send(stream, reply, true).await
+    send(stream, reply, true, true).await
 }
 
-/// `passed`: the head goes back up through the filters that the request passed.
-async fn send(stream: &mut Stream<'_>, mut reply: LocalReply, passed: bool) -> Result<(), Fault> {
+/// `passed`: the head goes back up through the filters. `of_route`: it is the route's own answer.
+async fn send(stream: &mut Stream<'_>, mut reply: LocalReply, passed: bool, of_route: bool) -> Result<(), Fault> {
     let mut head = ResponseHead::new(reply.status);
     head.headers = std::mem::take(&mut reply.headers);
     let mut body = reply.body.clone();
+    // As in Envoy: the route's operators run before the status is decided, and a filter that answers in the place of a
+    // route that would answer itself answers without them, as does CORS.
+    if of_route || (stream.is_forwarded() && reply.details != "cors_response") {
+        route_headers(stream, &mut head);
+    }
+    stream.info.status = head.status;
     let hcm = stream.hcm.clone();
     hcm.local_replies.rewrite(&mut stream.info, &stream.request, stream.random, &mut head, &mut body);
     if is_grpc(&stream.request.headers) {
         to_grpc(&mut head, &reply, &body);
         body = Bytes::new();
     } else {
-        frame(&mut head.headers, &body);
+        frame(&mut head, &body);
     }
     if passed {
         back(stream, &mut head, &mut body).await;
@@ -70,6 +76,14 @@ async fn send(stream: &mut Stream<'_>, mut reply: LocalReply, passed: bool) -> R
         stream.down.send_data(body, true).map_err(|_| Fault::DownstreamGone)?;
     }
     std::future::poll_fn(|cx| stream.down.poll_flush(cx)).await.map_err(|_| Fault::DownstreamGone)
+}
+
+/// The route's response headers go on our own answers too.
+fn route_headers(stream: &Stream<'_>, head: &mut ResponseHead) {
+    if let Some(route) = &stream.route {
+        let headers = stream.weighted_target().map_or(&route.headers, |target| &target.headers);
+        headers.response.apply_to_response(head, Some(&stream.request), &stream.info);
+    }
 }
 
 /// Shows the reply to the filters, head and body. One that wants to replace the reply of another is not asked twice.
@@ -101,10 +115,14 @@ async fn back(stream: &mut Stream<'_>, head: &mut ResponseHead, body: &mut Bytes
     }
 }
 
-fn frame(headers: &mut Headers, body: &Bytes) {
+fn frame(head: &mut ResponseHead, body: &Bytes) {
+    let headers = &mut head.headers;
     if body.is_empty() {
         headers.remove(&name::CONTENT_TYPE);
-        headers.set(&name::CONTENT_LENGTH, b"0");
+        // The length in a 304 would be that of the representation, which is not known here.
+        if !matches!(head.status, 204 | 304) {
+            headers.set(&name::CONTENT_LENGTH, b"0");
+        }
         return;
     }
     headers.set(&name::CONTENT_LENGTH, body.len().to_string().as_bytes());

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dp_http::{Headers, LocalReply, Method, ResponseHead, name};
+use dp_http::{Headers, LocalReply, Method, name};
 use dp_routing::{Found, MatchContext, original_location, tls_location};
 use dp_snapshot::{Action as Plan, ClusterName, Direct, Forward, RouteEntry, Target, Targets};
 use dp_upstream::{Cluster, Priority};
@@ -98,12 +98,14 @@ pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
         Plan::Redirect(plan) => {
             let https = stream.request.headers.get(&name::X_FORWARDED_PROTO) == Some(b"https");
             let location = plan.location(&stream.request, https);
-            Ok(Action::Reply(with_headers(stream, &route, redirect(plan.status, &location))))
+            let original = stream.request.path().to_owned();
+            if let Some(path) = plan.rewritten(&original) {
+                // What header operators and the access log see, as in Envoy.
+                normalize::set_path(stream, original, &path);
+            }
+            Ok(Action::Reply(redirect(plan.status, &location)))
         }
-        Plan::Direct(plan) => {
-            let reply = direct(stream, plan);
-            Ok(Action::Reply(with_headers(stream, &route, reply)))
-        }
+        Plan::Direct(plan) => Ok(Action::Reply(direct(stream, plan))),
         Plan::Forward(forward) => {
             allow_tunnel(stream, forward)?;
             let chosen = resolve(stream, &route, forward)?;
@@ -124,14 +126,6 @@ fn direct(stream: &Stream<'_>, plan: &Direct) -> LocalReply {
     if plan.status == 201 || (300..400).contains(&plan.status) {
         reply.headers.append(&name::LOCATION, original_location(&stream.request).as_bytes());
     }
-    reply
-}
-
-/// The route's response headers go on its own answers too.
-fn with_headers(stream: &Stream<'_>, route: &RouteEntry, mut reply: LocalReply) -> LocalReply {
-    let mut head = ResponseHead { status: reply.status, headers: reply.headers, ..ResponseHead::default() };
-    route.headers.response.apply_to_response(&mut head, Some(&stream.request), &stream.info);
-    reply.headers = head.headers;
     reply
 }
 
@@ -161,7 +155,10 @@ fn resolve(stream: &mut Stream<'_>, route: &Arc<RouteEntry>, forward: &Forward) 
     let name = named(cluster_name, &stream.request.headers);
     let snapshot = stream.snapshot.as_ref();
     let cluster = name.and_then(|name| snapshot.and_then(|snapshot| snapshot.cluster(name))).cloned();
-    let cluster = cluster.ok_or_else(not_found)?;
+    let Some(cluster) = cluster else {
+        stream.info.upstream.cluster = None;
+        return Err(not_found());
+    };
     stream.info.upstream.cluster = Some(Arc::clone(cluster.name()));
     let mut hash = None;
     if !forward.hash.is_empty() {

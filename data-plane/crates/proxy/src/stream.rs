@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dp_filters::{Chain, Run};
 use dp_http::stream::ServerStream;
 use dp_http::{RequestHead, StreamInfo};
-use dp_snapshot::{Action, Hcm, RouteEntry, Snapshot, Targets};
+use dp_snapshot::{Action, Hcm, RouteEntry, Snapshot, Target, Targets};
 use tokio::time::Instant;
 
 use crate::body::RequestBody;
@@ -92,13 +92,14 @@ impl Stream<'_> {
     /// The filters of the route and its weighted cluster, or those of the listener while there is no route.
     pub(crate) fn chain(&self) -> &Chain {
         let Some(route) = &self.route else { return &self.hcm.filters };
-        match (&route.action, self.target) {
-            (Action::Forward(forward), Some(at)) => match &forward.targets {
-                Targets::Weighted { targets, .. } => targets.get(at).map_or(&route.filters, |target| &target.filters),
-                Targets::One(_) => &route.filters,
-            },
-            _ => &route.filters,
-        }
+        self.weighted_target().map_or(&route.filters, |target| &target.filters)
+    }
+
+    /// The weighted cluster that was picked, with what it changes of its route.
+    pub(crate) fn weighted_target(&self) -> Option<&Target> {
+        let Action::Forward(forward) = &self.route.as_ref()?.action else { return None };
+        let Targets::Weighted { targets, .. } = &forward.targets else { return None };
+        targets.get(self.target?)
     }
 
     /// Whether the route sends the request on, rather than answering it.

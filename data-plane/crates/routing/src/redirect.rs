@@ -56,6 +56,18 @@ impl Redirect {
         [scheme, "://", host, port, &path].concat()
     }
 
+    /// The path that the redirect makes of the request's, when it rewrites it.
+    pub fn rewritten(&self, path: &str) -> Option<String> {
+        match &self.path {
+            NewPath::Prefix { matched, with } => Some(matched.replace(path, with)),
+            NewPath::Regex(substitution) => {
+                let (only, query) = split_query(path);
+                Some(substitution.replace_text(only) + query).filter(|new| !new.is_empty())
+            }
+            NewPath::Keep | NewPath::Replace { .. } => None,
+        }
+    }
+
     fn path(&self, path: &str) -> String {
         let (only, query) = split_query(path);
         let mut new = match &self.path {

@@ -46,7 +46,10 @@ impl BodyFormat {
         let mut text = String::new();
         match &self.kind {
             BodyKind::Text(format, missing) => format.write_with(inputs, *missing, &mut text),
-            BodyKind::Json(format) => format.write(inputs, &mut text),
+            BodyKind::Json(format) => {
+                format.write(inputs, &mut text);
+                text.push('\n');
+            }
         }
         headers.set(&name::CONTENT_TYPE, self.content_type.as_bytes());
         Bytes::from(text)

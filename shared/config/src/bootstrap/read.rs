@@ -8,6 +8,9 @@ use super::{Bootstrap, decode};
 use crate::invalid::{Invalid, Problem, Problems};
 use crate::resource::{add_missing, pgv_problems};
 
+/// So many problems are given with their place; of more nobody reads.
+const MAX_PLACES: usize = 20;
+
 /// Reads a bootstrap from `texts` in YAML or JSON; later ones are merged over earlier ones as protobuf merges messages.
 ///
 /// # Errors
@@ -33,7 +36,8 @@ pub fn read(texts: &[&str]) -> Result<Bootstrap, Invalid> {
     };
     add_missing(&mut all, more);
     if let [text] = texts {
-        for problem in &mut all {
+        // Each place is looked for in the whole text.
+        for problem in all.iter_mut().take(MAX_PLACES) {
             if let Some(position) = json::position_in_yaml(text, &Path::parse(&problem.path)) {
                 problem.reason = format!("{} (line {}, column {})", problem.reason, position.line, position.column);
             }

@@ -151,10 +151,10 @@ impl Parser {
         }
         if let Some(rest) = text.strip_prefix("**") {
             self.seen_rest = true;
-            self.regex.push_str(&format!("[{LITERAL}/]*"));
+            self.regex.push_str(&format!("[{LITERAL}=/]*"));
             return Ok(rest);
         }
-        self.regex.push_str(&format!("[{LITERAL}]+"));
+        self.regex.push_str(&format!("[{LITERAL}=]+"));
         Ok(&text[1..])
     }
 

@@ -64,6 +64,8 @@ pub(super) fn response(
         if let Some(protocol) = offered.or(answering.upgrade.map(str::as_bytes)) {
             field(out, b"connection", b"upgrade", case)?;
             field(out, b"upgrade", protocol, case)?;
+        } else if !answering.keep_alive {
+            field(out, b"connection", b"close", case)?;
         }
         // An upstream that spoke HTTP/2 saw no key, or had no reason to answer it.
         if let (101, Some(accept), false) =
@@ -136,7 +138,8 @@ pub(super) fn request(
         }
         None if head.method == Method::Connect || upgrade.is_some() => Writing::Bodiless,
         None if end => {
-            if matches!(head.method, Method::Post | Method::Put | Method::Patch) {
+            // Methods of which a server may expect a body (RFC 9110 §8.6).
+            if !matches!(head.method, Method::Get | Method::Head | Method::Delete | Method::Trace) {
                 length_field(out, 0, proper_case)?;
             }
             Writing::Length(0)

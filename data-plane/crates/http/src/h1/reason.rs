@@ -1,6 +1,7 @@
 //! Reason phrases (RFC 9110 §15 and the registry). Nobody should read them, but people do.
 
-pub(super) fn phrase(status: u16) -> &'static str {
+/// The words that go with a status; empty for one that nobody registered.
+pub fn phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",
         101 => "Switching Protocols",

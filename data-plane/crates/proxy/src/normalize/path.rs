@@ -23,11 +23,11 @@ pub(crate) enum Slashes<'p> {
     Rejected,
 }
 
-/// Removes dot segments, decodes escapes of unreserved characters, turns `\` into `/`. `None`: the path climbs nowhere
-/// valid or does not start with `/`.
+/// Removes dot segments, decodes escapes of unreserved characters, turns `\` into `/`. `None`: the path does not start
+/// with `/` or holds an escaped zero byte.
 pub(crate) fn normalize(path: &str) -> Option<Cow<'_, str>> {
     let (path_only, rest) = split(path);
-    if !path_only.starts_with('/') {
+    if !path_only.starts_with('/') || path_only.contains("%00") {
         return None;
     }
     if !needs_work(path_only.as_bytes()) {
@@ -180,6 +180,7 @@ mod tests {
         check("/%zz%2", Some("/%zz%2"));
         check("/.hidden/a.b", Some("/.hidden/a.b"));
         check("a", None);
+        check("/a%00b", None);
         check("*", None);
     }
 

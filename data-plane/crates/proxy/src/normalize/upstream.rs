@@ -25,18 +25,30 @@ pub(crate) fn prepare(stream: &mut Stream<'_>, chosen: &Chosen) {
     if let Some(rewrite) = &plan.path {
         let original = stream.request.path().to_owned();
         let path = rewrite.rewrite(&original);
-        if envoy_headers(stream) {
-            stream.request.headers.set(&name::X_ENVOY_ORIGINAL_PATH, original.as_bytes());
-        }
-        stream.info.original_path = Some(original);
-        stream.request.set_path(&path);
+        set_path(stream, original, &path);
     }
 }
 
+/// Replaces the path and tells the upstream what it was.
+pub(crate) fn set_path(stream: &mut Stream<'_>, original: String, path: &str) {
+    if envoy_headers(stream) && !stream.request.headers.contains(&name::X_ENVOY_ORIGINAL_PATH) {
+        stream.request.headers.set(&name::X_ENVOY_ORIGINAL_PATH, original.as_bytes());
+    }
+    stream.info.original_path = Some(original);
+    stream.request.set_path(path);
+}
+
 fn set_host(stream: &mut Stream<'_>, chosen: &Chosen, host: &str) {
-    if chosen.plan().config.append_x_forwarded_host {
-        let old = stream.request.authority().to_owned();
-        super::append_list(&mut stream.request.headers, &name::X_FORWARDED_HOST, &old);
+    let old = stream.request.authority().to_owned();
+    let headers = &mut stream.request.headers;
+    if chosen.plan().config.append_x_forwarded_host && !old.is_empty() {
+        let last = headers.text(&name::X_FORWARDED_HOST).and_then(|list| list.rsplit(',').next());
+        if last.is_none_or(|last| last.trim() != old) {
+            super::append_list(headers, &name::X_FORWARDED_HOST, ",", &old);
+        }
+    }
+    if envoy_headers(stream) && !stream.request.headers.contains(&name::X_ENVOY_ORIGINAL_HOST) {
+        stream.request.headers.set(&name::X_ENVOY_ORIGINAL_HOST, old.as_bytes());
     }
     stream.request.set_authority(host);
 }
@@ -78,6 +90,8 @@ pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpo
 
 /// Completes the head of an upstream's response: what the route adds, before the filters see it.
 pub(crate) fn from_upstream(stream: &mut Stream<'_>, chosen: &Chosen, head: &mut ResponseHead) {
+    stream.info.status = head.status;
+    stream.info.details = "via_upstream".into();
     if envoy_headers(stream) {
         let timing = &stream.info.timing;
         let sent = timing.request_complete.max(timing.upstream_first_sent).unwrap_or_default();
