@@ -353,3 +353,47 @@ async fn an_origin_that_goes_away_gets_a_new_connection() {
         assert_eq!((answer.status, &answer.body[..]), (200, &b"one each"[..]));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_end_of_the_request_arrives_whole() {
+    let routes = json!([{ "match": { "prefix": "/" }, "direct_response": { "status": 403, "body": { "inline_string": "no" } } }]);
+    let proxy = start(&bootstrap(vec![listener("main", hcm(routes))], vec![]));
+    let client = Client::connect(proxy.address("main")).await;
+    for _ in 0..5 {
+        let (response, mut up) = client.open(request("POST", "/"), false).await.unwrap();
+        push(&mut up, Bytes::from_static(b"part"), false).await.unwrap();
+        let answer = soon(collect(soon(response).await.unwrap())).await.unwrap();
+        assert_eq!((answer.status, &answer.body[..]), (403, &b"no"[..]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn responses_without_a_body_end_with_their_head() {
+    let origin = Origin::http(|request| match request.method() {
+        "HEAD" => b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n".to_vec(),
+        _ => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+    });
+    let proxy = start(&simple(hcm(to("origin", json!({}))), origin.address));
+    let client = Client::connect(proxy.address("main")).await;
+    let answer = soon(client.ask(request("HEAD", "/"), b"")).await.unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert_eq!(answer.headers["content-length"], "99");
+    let answer = soon(client.get("/")).await.unwrap();
+    assert_eq!((answer.status, answer.body.len()), (204, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeouts_answer_one_stream_and_leave_the_others() {
+    let origin = Origin::scripted(|_, wire, _| {
+        while let Some(request) = wire.try_message() {
+            if request.path() != "/never" {
+                wire.send(reply(200, "fine"));
+            }
+        }
+    });
+    let proxy = start(&simple(hcm(to("origin", json!({ "timeout": "0.1s" }))), origin.address));
+    let client = Client::connect(proxy.address("main")).await;
+    let (never, fine) = tokio::join!(soon(client.get("/never")), soon(client.get("/")));
+    assert_eq!((never.unwrap().status, fine.unwrap().status), (504, 200));
+    assert_eq!(soon(client.get("/")).await.unwrap().status, 200);
+}

@@ -7,6 +7,7 @@ use integration_tests::config::{access_log, bootstrap, cluster, hcm, listener, m
 use integration_tests::eventually::{eventually, found};
 use integration_tests::proxy::{Running, start};
 use integration_tests::upstream::{Origin, nowhere, reply};
+use integration_tests::wire::Wire;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -354,4 +355,47 @@ fn counters_of_active_requests_end_at_zero() {
     let snapshot = lab.proxy.proxy.snapshot();
     let endpoint = Arc::clone(snapshot.cluster("origin").unwrap().endpoints().next().unwrap());
     eventually("nothing is active", || endpoint.state.active() == 0);
+}
+
+#[test]
+fn a_body_too_large_to_keep_passes_and_is_not_tried_again() {
+    let origin = Origin::http(|request| reply(503, &request.body.len().to_string()));
+    let policy = json!({ "retry_on": "5xx", "num_retries": 3, "retry_back_off": { "base_interval": "0.001s" } });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    let size = 8 * 1024 * 1024;
+    let client = lab.proxy.connect();
+    let mut sender = Wire::new(client.socket().try_clone().unwrap());
+    let sending = std::thread::spawn(move || {
+        sender.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n"));
+        sender.send(vec![b'x'; size]);
+    });
+    let mut client = client;
+    let answer = client.message();
+    sending.join().unwrap();
+    assert_eq!((answer.status(), answer.text()), (503, size.to_string()));
+    assert_eq!(origin.seen().len(), 1);
+}
+
+#[test]
+fn a_retry_while_the_body_still_comes_gets_all_of_it() {
+    let origin = Origin::scripted(|number, wire, origin| {
+        if number == 0 {
+            wire.head();
+            wire.bytes(2);
+            wire.send(reply(503, "early"));
+            wire.rest();
+            return;
+        }
+        let request = wire.message();
+        let text = request.text();
+        origin.note(request);
+        wire.send(reply(200, &text));
+    });
+    let policy = json!({ "retry_on": "5xx", "retry_back_off": { "base_interval": "0.001s" } });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    let mut client = lab.proxy.connect();
+    client.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n");
+    eventually("the second try", || origin.connections() == 2);
+    client.send("2\r\ncd\r\n0\r\n\r\n");
+    assert_eq!(client.message().text(), "abcd");
 }
