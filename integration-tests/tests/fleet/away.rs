@@ -29,6 +29,9 @@ async fn a_control_plane_that_stops_and_comes_back_in_any_state_breaks_nothing()
     for proxy in &proxies {
         loads.push(Load::start(address(proxy, "web").await, is_ok));
     }
+    for proxy in &proxies {
+        serves(proxy, first).await;
+    }
     let generations = || proxies.each_ref().map(|proxy| proxy.snapshot().generation);
     let before = generations();
     plane.stop().await;
@@ -46,6 +49,7 @@ async fn a_control_plane_that_stops_and_comes_back_in_any_state_breaks_nothing()
     let second = plane.apply(&text(origin, 2)).await;
     plane.synced(&ids, second).await;
     for proxy in &proxies {
+        serves(proxy, second).await;
         let answer = get(address(proxy, "web").await, "/").await.expect("an answer");
         assert_eq!(answer.body, "0 2");
     }
@@ -101,6 +105,7 @@ async fn a_proxy_that_starts_without_its_control_plane_serves_the_last_good_conf
         plane.synced(&["one"], first).await;
         let second = plane.apply(&text(origin, 2)).await;
         plane.synced(&["one"], second).await;
+        serves(&proxy, second).await;
         let answer = get(address(&proxy, "web").await, "/").await.expect("an answer");
         assert_eq!(answer.body, "0 2", "{api:?}");
         drop(proxy);

@@ -154,6 +154,11 @@ pub(crate) fn proxy(id: &str, xds: SocketAddr, api: Api) -> Proxy {
     start(&bootstrap(id, xds, api, ""), Options::default())
 }
 
+/// Waits until a proxy serves a revision, which it acknowledges a moment before.
+pub(crate) async fn serves(proxy: &Proxy, revision: u64) {
+    eventually("the revision serves", || proxy.snapshot().revision == Some(revision)).await;
+}
+
 /// Where a listener of the proxy is, as soon as it is there.
 pub(crate) async fn address(proxy: &Proxy, listener: &str) -> SocketAddr {
     eventually("the listener serves", || proxy.listener(listener).is_some()).await;

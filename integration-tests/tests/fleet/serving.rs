@@ -22,25 +22,26 @@ async fn what_is_applied_is_served_changed_rolled_back_refused_and_deleted() {
     let first = plane.apply(&revision(0, &origins)).await;
     let proxies = [proxy("delta", plane.xds, Api::Delta), proxy("sotw", plane.xds, Api::Sotw)];
     let ids = ["delta", "sotw"];
-    let shown = async |expected: &str| {
+    let shown = async |revision: u64, expected: &str| {
         for proxy in &proxies {
+            serves(proxy, revision).await;
             let answer = get(address(proxy, "web").await, "/").await.expect("an answer");
             assert_eq!((answer.status, answer.body.as_str()), (200, expected));
         }
     };
     plane.synced(&ids, first).await;
-    shown("0 0").await;
+    shown(first, "0 0").await;
     let before = [address(&proxies[0], "web").await, address(&proxies[1], "web").await];
 
     let second = plane.apply(&revision(1, &origins)).await;
     plane.synced(&ids, second).await;
-    shown("1 1").await;
+    shown(second, "1 1").await;
 
     let mut config = plane.config().await;
     let back = config.rollback(pb::RollbackRequest { id: first, ..Default::default() }).await.expect("works");
     let third = back.into_inner().revision.expect("made").id;
     plane.synced(&ids, third).await;
-    shown("0 0").await;
+    shown(third, "0 0").await;
     let after = [address(&proxies[0], "web").await, address(&proxies[1], "web").await];
     assert_eq!(before, after, "the sockets stayed");
 
@@ -50,7 +51,7 @@ async fn what_is_applied_is_served_changed_rolled_back_refused_and_deleted() {
     let place = ["file", "line", "column"].map(|key| details.get(key).map_or("", String::as_str));
     assert_eq!(place, ["fleet.yaml", "4", "9"]);
     plane.synced(&ids, third).await;
-    shown("0 0").await;
+    shown(third, "0 0").await;
 
     let objects = [(pb::Kind::Listener, "web"), (pb::Kind::Route, "routes[0]"), (pb::Kind::Cluster, "app0")];
     let objects = objects.map(|(kind, name)| pb::ObjectName { kind: kind.into(), name: name.into() }).to_vec();
@@ -89,7 +90,7 @@ async fn one_revision_is_one_snapshot_over_fifty_pushes_under_load() {
     for number in 1..=50 {
         let id = plane.apply(&revision(number, &origins)).await;
         for proxy in &proxies {
-            eventually("the revision serves", || proxy.snapshot().revision == Some(id)).await;
+            serves(proxy, id).await;
             let answer = get(address(proxy, "web").await, "/").await.expect("an answer");
             assert_eq!(answer.revision, number.to_string());
         }

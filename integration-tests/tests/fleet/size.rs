@@ -76,6 +76,7 @@ async fn ten_thousand_clusters_are_taken_in_one_revision() {
     );
     assert!(stored + served < Duration::from_secs(60));
     if let Some(proxy) = &inside {
+        serves(proxy, third).await;
         assert_eq!(get(address(proxy, "web").await, "/").await.expect("an answer").body, "0 2");
         assert!(proxy.snapshot().cluster("app9999").is_some());
     }
