@@ -212,7 +212,8 @@ impl Run {
 
     // --- the response, upwards
 
-    /// Shows the head to the filters that the request passed, last first. `end`: the head is the whole response.
+    /// Shows the head to all filters, last first, as Envoy does; one that the request did not reach has no memory of it.
+    /// `end`: the head is the whole response.
     pub fn response(&mut self, chain: &Chain, cx: &mut Cx<'_>, head: &mut ResponseHead, end: bool) -> Step {
         let mut back = self.back.unwrap_or_else(|| chain.slots());
         while back > 0 {

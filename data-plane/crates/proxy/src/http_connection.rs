@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dp_filters::Run;
 use dp_http::flags::Flags;
@@ -44,6 +44,9 @@ pub(crate) async fn serve(conn: Connection, hcm: Arc<Hcm>, io: Io) {
     stats.downstream_cx_destroy().inc(shard);
 }
 
+/// How long a client that speaks no HTTP/2 where it has to is listened to before its connection ends.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Finds out which version of HTTP the client speaks.
 async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) {
     let alpn = conn.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
@@ -55,10 +58,16 @@ async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) {
     };
     let mut timer = LazyTimer::default();
     let version = match known {
-        Some(version) => version,
-        None => {
+        Some(Version::Http1) => Version::Http1,
+        Some(Version::Http2) | None => {
             let wait = deadline(Instant::now(), hcm.config.http.idle_timeout);
             match timer.before(wait, codec.detect()).await {
+                // What does not begin as HTTP/2 must is read away before the end, so that the end is no reset.
+                Some(Some(Version::Http1)) if known.is_some() => {
+                    hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
+                    timer.before(deadline(Instant::now(), Some(REFUSED_PATIENCE)), codec.close()).await;
+                    return;
+                }
                 Some(Some(version)) => version,
                 _ => return,
             }

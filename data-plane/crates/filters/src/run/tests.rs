@@ -59,7 +59,7 @@ async fn a_denied_request_still_gets_its_cors_header() {
 }
 
 #[tokio::test]
-async fn the_response_passes_only_the_filters_that_the_request_passed() {
+async fn a_filter_that_the_request_did_not_reach_sees_the_answer_without_memory_of_a_request() {
     check(&[filter("fault", aborting(500)), marking().0, router()], 500, false).await;
 }
 
