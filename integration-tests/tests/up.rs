@@ -11,21 +11,19 @@ use std::time::{Duration, Instant};
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Where this build's programs are; built now if one is missing.
+/// Where this build's programs are; built now, which does nothing when they are fresh.
 fn programs() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap().to_owned();
-    let names = ["weir", "weir-control", "weir-proxy"];
-    if names.iter().any(|n| !folder.join(n).is_file()) {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--offline", "-p", "cp-cli", "-p", "control-plane", "-p", "data-plane", "--bins"]);
-        cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
-        cargo.arg("--target-dir").arg(folder.parent().unwrap());
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success());
+    let mut cargo = Command::new(env!("CARGO"));
+    // All of the workspace, so that dependencies are built with the features that the tests have built them with.
+    cargo.args(["build", "--offline", "--workspace", "--bins"]);
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
+    cargo.arg("--target-dir").arg(folder.parent().unwrap());
+    if folder.ends_with("release") {
+        cargo.arg("--release");
     }
+    assert!(cargo.status().unwrap().success());
     folder
 }
 
