@@ -212,7 +212,7 @@ async fn a_request_is_framed_by_the_codec_alone() {
     let cases: &[(RequestHead, Option<&'static [u8]>, &str)] = &[
         (request(Method::Get, "/a?b", &hop), None, "GET /a?b HTTP/1.1\r\nhost: host\r\nx: 1\r\n\r\n"),
         (request(Method::Post, "/", &[]), None, "POST / HTTP/1.1\r\nhost: host\r\ncontent-length: 0\r\n\r\n"),
-        (request(Method::Options, "*", &[]), None, "OPTIONS * HTTP/1.1\r\nhost: host\r\n\r\n"),
+        (request(Method::Options, "*", &[]), None, "OPTIONS * HTTP/1.1\r\nhost: host\r\ncontent-length: 0\r\n\r\n"),
         (connect, Some(b""), "CONNECT b:443 HTTP/1.1\r\nhost: b:443\r\nx: 1\r\n\r\n"),
         (
             request(Method::Put, "/", &[("content-length", "2")]),
