@@ -245,6 +245,13 @@ pub fn watched_path(proto: &pb::WatchedDirectory, p: &mut Problems) -> Option<Pa
     Some(proto.path.clone().into())
 }
 
+/// Hex digits of either case, two for each byte.
+pub(crate) fn hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
+    let digits = digits?;
+    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
 /// Decodes a duration that is not negative.
 pub fn duration(proto: &prost_types::Duration, p: &mut Problems) -> Option<Duration> {
     let whole = u64::try_from(proto.seconds).ok();

@@ -7,7 +7,7 @@ use proto::envoy::config::core::v3 as pb;
 use proto::envoy::config::core::v3::health_check as kind;
 
 use crate::cluster::wire::positive;
-use crate::core::duration_at;
+use crate::core::{duration_at, hex};
 use crate::invalid::Problems;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -227,12 +227,6 @@ fn payload(p: &mut Problems, proto: &kind::Payload) -> Option<Bytes> {
         Some(kind::payload::Payload::Binary(bytes)) => Some(bytes.clone()),
         None => p.refuse_at("payload", "is not set"),
     }
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
-    let digits = digits?;
-    digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 fn header(p: &mut Problems, proto: &pb::HeaderValueOption) -> Option<(String, String)> {

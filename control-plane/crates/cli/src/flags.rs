@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use cp_model::value::duration;
 
 /// Operate a fleet of Weir proxies.
 ///
@@ -305,10 +306,6 @@ pub(crate) struct RouteTest {
     /// The listener the request comes to; else the one with the URL's port
     #[arg(long, value_name = "NAME")]
     pub(crate) listener: Option<String>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    cp_model::value::duration(text)
 }
 
 #[cfg(test)]

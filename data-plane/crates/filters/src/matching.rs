@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use dp_http::{HeaderName, RequestHead};
+use percent_encoding::percent_decode_str;
 use shared_config::core::Fraction;
 use shared_config::matcher::HeaderMatcher;
 
@@ -95,24 +96,7 @@ pub(crate) fn query_parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, 
 }
 
 pub(crate) fn percent_decode(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return text.into();
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = |byte: u8| char::from(byte).to_digit(16);
-        if let (b'%', [high, low, after @ ..]) = (first, after)
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            bytes.push((high * 16 + low) as u8);
-            rest = after;
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned().into()
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 #[cfg(test)]

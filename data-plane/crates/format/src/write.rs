@@ -6,6 +6,7 @@ use std::fmt::Write;
 use dp_http::head::Protocol;
 use dp_http::info::{Address, Metadata, PeerCertificate, TlsInfo};
 use dp_http::{Field, Headers, RequestHead, StreamInfo, name};
+use percent_encoding::percent_decode_str;
 
 use crate::Inputs;
 use crate::operator::{
@@ -360,25 +361,7 @@ fn path<'a>(inputs: &Inputs<'a>, query: bool, which: WhichPath) -> Option<&'a st
 
 /// `%XX` as the byte it stands for, where the whole is text then.
 fn percent_decoded(value: &str) -> Cow<'_, str> {
-    if !value.contains('%') {
-        return Cow::Borrowed(value);
-    }
-    let mut out = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let [byte, after @ ..] = rest {
-        let escape = (*byte == b'%').then(|| after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok())).flatten();
-        match escape.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(decoded) => {
-                out.push(decoded);
-                rest = &after[2..];
-            }
-            None => {
-                out.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(out).map_or(Cow::Borrowed(value), Cow::Owned)
+    percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value))
 }
 
 /// The first value of a parameter, as it stands in the query.

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 
 use super::{SanKind, SanMatcher, ValidationContext};
-use crate::core::{data_source, watched_path};
+use crate::core::{data_source, hex, watched_path};
 use crate::invalid::Problems;
 use crate::matcher::StringMatcher;
 use crate::refuse_set;
@@ -42,7 +42,7 @@ pub fn validation_context(proto: &pb::CertificateValidationContext, p: &mut Prob
             .as_ref()
             .and_then(|watched| p.at("watched_directory", |p| watched_path(watched, p))),
         certificate_hashes: p.each("verify_certificate_hash", &proto.verify_certificate_hash, |p, text| {
-            hash(hex_digits(text).as_deref(), text, "a SHA-256 in hex", p)
+            hash(hex(&text.replace(':', "")).as_deref(), text, "a SHA-256 in hex", p)
         }),
         spki_hashes: p.each("verify_certificate_spki", &proto.verify_certificate_spki, |p, text| {
             let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
@@ -86,13 +86,4 @@ fn hash(bytes: Option<&[u8]>, text: &str, what: &str, p: &mut Problems) -> Optio
         p.refuse(format!("{text:?} is not {what}"));
     }
     hash
-}
-
-/// `ab12…` or `AB:12:…`.
-fn hex_digits(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text.bytes().filter(|b| *b != b':').collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok().filter(|_| pair.len() == 2))
-        .collect()
 }
