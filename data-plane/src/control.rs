@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dp_proxy::WorkerSetup;
 use dp_snapshot::{Engine, Kind, Snapshot};
+use dp_upstream::refresh::Bell;
 use shared_config::bootstrap::Bootstrap;
 use stdx::drain::{Drain, Phase};
 use stdx::live::Live;
@@ -36,6 +37,7 @@ pub(crate) struct SharedEngine {
 pub(crate) struct Control {
     pub(crate) engine: SharedEngine,
     pub(crate) live: Live<Snapshot>,
+    pub(crate) bell: Bell,
     pub(crate) drain: Drain,
     pub(crate) workers: usize,
     pub(crate) drain_time: Duration,
@@ -150,6 +152,8 @@ impl Control {
             tokio::task::spawn_local(crate::signals::follow(self.commands.clone()));
         }
         tokio::task::spawn_local(crate::names::follow(self.engine.clone()));
+        let published = self.engine.lock().published();
+        tokio::task::spawn_local(crate::refresh::follow(self.live.clone(), self.bell.clone(), published));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut changes = self.engine.changes();
@@ -197,7 +201,8 @@ impl Control {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits for a moment, or for ever.
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -6,6 +6,7 @@ pub mod flags;
 mod health;
 mod names;
 mod process;
+mod refresh;
 mod signals;
 mod sources;
 

@@ -14,6 +14,7 @@ use dp_http::info::Address;
 use dp_observe::access_log::writer::LogWriter;
 use dp_observe::stats::FileStats;
 use dp_snapshot::{Engine, Environment, Files, Origin, Snapshot};
+use dp_upstream::refresh::Bell;
 use shared_config::bootstrap::Bootstrap;
 use shared_config::core::Address as ConfigAddress;
 use shared_config::runtime::{self, Runtime};
@@ -99,7 +100,8 @@ impl Proxy {
         let drain = Drain::default();
         let health = Arc::new(ProcessHealth::new(drain.clone()));
         let logs = LogWriter::start(FileStats::register(&registry, Scope::new("filesystem", "filesystem")))?;
-        let engine = engine(&bootstrap, &options, &registry, &health, &logs)?;
+        let bell = Bell::default();
+        let engine = engine(&bootstrap, &options, &registry, &health, &logs, &bell)?;
         let setup = sources::setup(&bootstrap, &options).map_err(StartError::Sources)?;
         let admin = admin::bind(&bootstrap)?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -113,6 +115,7 @@ impl Proxy {
         let control = Control {
             engine: engine.clone(),
             live: live.clone(),
+            bell,
             drain,
             workers: options.workers,
             drain_time: options.drain_time,
@@ -207,6 +210,7 @@ fn engine(
     registry: &Registry,
     health: &Arc<ProcessHealth>,
     logs: &LogWriter,
+    bell: &Bell,
 ) -> Result<Engine, StartError> {
     let mut engine = Engine::new(Environment {
         workers: options.workers,
@@ -216,6 +220,7 @@ fn engine(
         keep: KeepStore::default(),
         files: Files::default(),
         drain_time: options.drain_time,
+        bell: bell.clone(),
         resolved: BTreeMap::new(),
         node_cluster: bootstrap.node.cluster.as_str().into(),
     });
@@ -258,7 +263,7 @@ pub fn validate(mut bootstrap: Bootstrap) -> Result<(), StartError> {
     let registry = Registry::new(options.workers + 1);
     let health = Arc::new(ProcessHealth::new(Drain::default()));
     let logs = LogWriter::start(FileStats::register(&registry, Scope::new("filesystem", "filesystem")))?;
-    engine(&bootstrap, &options, &registry, &health, &logs)?;
+    engine(&bootstrap, &options, &registry, &health, &logs, &Bell::default())?;
     sources::setup(&bootstrap, &options).map_err(StartError::Sources)?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use dp_filters::{Health, KeepStore, Services};
 use dp_observe::access_log::AccessLog;
 use dp_observe::access_log::writer::LogWriter;
+use dp_upstream::refresh::Bell;
 use shared_config::endpoint::Assignment;
 use shared_config::http_filter::HttpFilterConfig;
 use shared_config::route::RouteConfiguration;
@@ -45,6 +46,8 @@ pub struct Environment {
     pub keep: KeepStore,
     pub files: Files,
     pub drain_time: Duration,
+    /// Rung when a cluster's tables are out of date.
+    pub bell: Bell,
     /// What DNS found, by cluster.
     pub resolved: BTreeMap<String, Resolved>,
     /// The cluster of this node, for `add_user_agent`.

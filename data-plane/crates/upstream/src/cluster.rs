@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,11 +16,12 @@ use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
 use shared_config::core::Address as ConfigAddress;
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
 use shared_telemetry::{Registry, Scope};
-use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::balance::{Draw, Levels, Locality, Rules, Tables};
 use crate::breaker::{Breakers, Guard, Priority, Resource};
 use crate::endpoint::{Endpoint, EndpointState, Health};
+use crate::refresh::{Bell, HealthChanged};
 use crate::stats::ClusterStats;
 
 /// What clusters are made for: the process they run in.
@@ -28,6 +30,7 @@ pub struct Site {
     pub registry: Registry,
     /// Worker threads; shard 0 of the statistics is the control thread's.
     pub workers: usize,
+    pub bell: Bell,
 }
 
 /// TLS towards a cluster.
@@ -56,6 +59,8 @@ pub struct Cluster {
     /// By what identifies them over versions.
     known: HashMap<Identity, Arc<Endpoint>>,
     tables: ArcSwap<Tables>,
+    /// How many changes of health the tables know of.
+    seen: AtomicU64,
     drop: Option<DropOverload>,
     overprovisioning: u32,
     weighted_priority_health: bool,
@@ -68,7 +73,7 @@ pub struct ClusterState {
     pub stats: Arc<ClusterStats>,
     pub breakers: Arc<Breakers>,
     /// Told when an endpoint's health changed, so that the tables are made anew.
-    pub health_changed: Notify,
+    pub health_changed: HealthChanged,
 }
 
 /// What makes an endpoint the same one in the next version.
@@ -139,6 +144,7 @@ impl Cluster {
         });
         let state = previous.map_or_else(|| Arc::new(ClusterState::new(&config, site)), |p| Arc::clone(&p.state));
         let mut cluster = Self {
+            seen: AtomicU64::new(state.health_changed.count()),
             state,
             tls,
             levels: Levels::new(),
@@ -208,10 +214,22 @@ impl Cluster {
         self.endpoints().for_each(|e| e.state.retire());
     }
 
-    /// Makes the tables anew after an endpoint's health changed.
+    /// Makes the tables anew after an endpoint's health changed. The control thread does, see [`Cluster::is_stale`].
     pub fn refresh(&self) {
+        // Read first: a change that comes meanwhile makes the tables stale again.
+        self.seen.store(self.state.health_changed.count(), Relaxed);
         self.tables.store(Arc::new(Tables::build(&self.levels, &self.rules())));
         self.report();
+    }
+
+    /// Whether something changed that the tables do not know of.
+    pub fn is_stale(&self) -> bool {
+        self.seen.load(Relaxed) != self.state.health_changed.count()
+    }
+
+    /// When the tables have to be made anew even if nothing is told.
+    pub fn next_refresh(&self) -> Option<Instant> {
+        None
     }
 
     fn report(&self) {
@@ -389,7 +407,7 @@ impl ClusterState {
             name: Arc::clone(&config.name),
             stats: ClusterStats::register(&site.registry, Scope::cluster(&config.stat_name)),
             breakers: Arc::default(),
-            health_changed: Notify::new(),
+            health_changed: HealthChanged::new(site.bell.clone()),
         }
     }
 }

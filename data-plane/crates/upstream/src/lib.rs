@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod dns;
 pub mod endpoint;
 pub mod pool;
+pub mod refresh;
 pub mod stats;
 
 pub use breaker::{Guard, Priority, Resource};

@@ -10,7 +10,7 @@ use super::*;
 use crate::endpoint::Flag;
 
 pub(crate) fn site() -> Site {
-    Site { registry: Registry::new(2), workers: 1 }
+    Site { registry: Registry::new(2), workers: 1, bell: Bell::default() }
 }
 
 /// Endpoints 10.0.0.1:80, 10.0.0.2:80 and so on.
@@ -81,6 +81,20 @@ fn an_unhealthy_endpoint_is_passed_over_before_and_after_the_tables_are_made_ane
             assert_eq!(cluster.state.stats.membership_healthy().value(), 3);
         }
         assert!((0..100).all(|_| pick(&cluster, None, &[], 0).unwrap().state.id != state.id), "refreshed: {refreshed}");
+    }
+}
+
+#[test]
+fn tables_are_stale_until_they_are_made_after_the_last_change_also_those_of_a_version_that_waited() {
+    let config = config(|_| {});
+    let first = cluster(Arc::clone(&config), &Assignment::of(endpoints(2)));
+    let next = Cluster::compile(config, &Assignment::of(endpoints(2)), None, Some(&first), &site());
+    assert!(!first.is_stale() && !next.is_stale());
+    first.state.health_changed.notify_one();
+    for version in [&*first, &next] {
+        assert!(version.is_stale());
+        version.refresh();
+        assert!(!version.is_stale());
     }
 }
 
