@@ -92,11 +92,10 @@ def envoy_rds(c, gen):
     return {"version_info": str(gen), "resources": [rc]}
 
 
-def envoy(c, exe=None, inline=False):
+def envoy(c, exe=None):
     rds = os.path.join(c.dir, "rds.json")
     write_atomic(rds, json.dumps(envoy_rds(c, c.gen)))
     def hcm(stat):
-        routes = {k: v for k, v in envoy_rds(c, c.gen)["resources"][0].items() if k != "@type"}
         filters = []
         if c.scenario.startswith("cache"):
             filters.append({"name": "envoy.filters.http.cache", "typed_config": {
@@ -109,8 +108,8 @@ def envoy(c, exe=None, inline=False):
             "stat_prefix": stat, "codec_type": "AUTO", "use_remote_address": True, "generate_request_id": False,
             "stream_idle_timeout": "0s", "common_http_protocol_options": {"idle_timeout": "3600s"},
             "http2_protocol_options": {"max_concurrent_streams": 128},
-            **({"route_config": routes} if inline else {"rds": {"route_config_name": "r", "config_source": {
-                "path_config_source": {"path": rds}, "resource_api_version": "V3"}}}),
+            "rds": {"route_config_name": "r", "config_source": {
+                "path_config_source": {"path": rds}, "resource_api_version": "V3"}},
             "http_filters": filters}}
     def addr(p):
         return {"socket_address": {"address": "127.0.0.1", "port_value": p}}
@@ -143,11 +142,9 @@ def envoy(c, exe=None, inline=False):
 
 
 # ------------------------------------------------------------------ weir-proxy, with Envoy's own configuration
-# The routes stand in the bootstrap: weir-proxy does not yet read the routes of a static listener from a file, and so the
-# reload scenario does not measure it.
 def weir(c):
     here = os.path.dirname(os.path.abspath(__file__))
-    return envoy(c, exe=os.environ.get("WEIR_PROXY") or os.path.join(here, "..", "target", "release", "weir-proxy"), inline=True)
+    return envoy(c, exe=os.environ.get("WEIR_PROXY") or os.path.join(here, "..", "target", "release", "weir-proxy"))
 
 
 # ------------------------------------------------------------------ caddy, varnish

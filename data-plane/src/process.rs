@@ -13,7 +13,7 @@ use dp_filters::KeepStore;
 use dp_http::info::Address;
 use dp_observe::access_log::writer::LogWriter;
 use dp_observe::stats::FileStats;
-use dp_snapshot::{Engine, Environment, Files, Origin, Snapshot};
+use dp_snapshot::{Engine, Environment, Files, Kind, Origin, Snapshot};
 use dp_upstream::refresh::Bell;
 use shared_config::bootstrap::Bootstrap;
 use shared_config::core::Address as ConfigAddress;
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::control::{Command, Control, Progress, SharedEngine};
 use crate::health::ProcessHealth;
-use crate::sources::{self, Intake, Received};
+use crate::sources::{self, Intake, Reach, Received};
 
 /// What the command line says beside the bootstrap.
 #[derive(Debug, Clone)]
@@ -102,7 +102,7 @@ impl Proxy {
         let logs = LogWriter::start(FileStats::register(&registry, Scope::new("filesystem", "filesystem")))?;
         let bell = Bell::default();
         let engine = engine(&bootstrap, &options, &registry, &health, &logs, &bell)?;
-        let setup = sources::setup(&bootstrap, &options).map_err(StartError::Sources)?;
+        let setup = sources::setup(&bootstrap, &options, engine.wanted()).map_err(StartError::Sources)?;
         let admin = admin::bind(&bootstrap)?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         write_admin_address(&options, admin_address)?;
@@ -125,7 +125,8 @@ impl Proxy {
             logs: logs.clone(),
         };
         let received = Arc::new(Received::default());
-        let intake = Intake::new(engine.clone(), Arc::clone(&progress), Arc::clone(&received));
+        let reach = Reach::of(&bootstrap);
+        let intake = Intake::new(engine.clone(), Arc::clone(&progress), Arc::clone(&received), reach);
         let state = admin::State {
             bootstrap: Arc::new(bootstrap),
             command_line: options.command_line.clone(),
@@ -224,7 +225,13 @@ fn engine(
         resolved: BTreeMap::new(),
         node_cluster: bootstrap.node.cluster.as_str().into(),
     });
+    let reach = Reach::of(bootstrap);
     for entry in &bootstrap.static_resources {
+        reach.check(&entry.resource, || engine.wanted()).map_err(|reason| StartError::Refused {
+            kind: Kind::of(&entry.resource).name(),
+            name: entry.resource.name().to_owned(),
+            reason,
+        })?;
         engine.put(Origin::Static, entry.resource.clone());
     }
     let settled = engine.settle(Instant::now());
@@ -263,7 +270,7 @@ pub fn validate(mut bootstrap: Bootstrap) -> Result<(), StartError> {
     let registry = Registry::new(options.workers + 1);
     let health = Arc::new(ProcessHealth::new(Drain::default()));
     let logs = LogWriter::start(FileStats::register(&registry, Scope::new("filesystem", "filesystem")))?;
-    engine(&bootstrap, &options, &registry, &health, &logs, &Bell::default())?;
-    sources::setup(&bootstrap, &options).map_err(StartError::Sources)?;
+    let engine = engine(&bootstrap, &options, &registry, &health, &logs, &Bell::default())?;
+    sources::setup(&bootstrap, &options, engine.wanted()).map_err(StartError::Sources)?;
     Ok(())
 }

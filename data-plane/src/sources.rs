@@ -27,6 +27,14 @@ pub(crate) struct Intake {
     engine: SharedEngine,
     progress: Arc<Progress>,
     received: Arc<Received>,
+    reach: Reach,
+}
+
+/// From where the bootstrap lets resources come.
+pub(crate) struct Reach {
+    ads: bool,
+    /// The clusters of xDS servers.
+    servers: BTreeSet<String>,
 }
 
 // === impl Received ===
@@ -47,8 +55,8 @@ impl Received {
 // === impl Intake ===
 
 impl Intake {
-    pub(crate) fn new(engine: SharedEngine, progress: Arc<Progress>, received: Arc<Received>) -> Self {
-        Self { engine, progress, received }
+    pub(crate) fn new(engine: SharedEngine, progress: Arc<Progress>, received: Arc<Received>, reach: Reach) -> Self {
+        Self { engine, progress, received, reach }
     }
 
     /// Puts resources in; answers those that cannot be decoded, with why.
@@ -56,9 +64,16 @@ impl Intake {
         let mut rejected = Vec::new();
         let mut engine = self.engine.lock();
         let mut names = BTreeSet::new();
+        let mut to_come: BTreeSet<String> = upserts.iter().map(|raw| raw.name.clone()).collect();
         for raw in upserts {
             match decode_resource(&raw.any) {
                 Ok(resource) if resource.name() == raw.name => {
+                    let replaced = |of: Kind, name: &str| of == kind && to_come.contains(name);
+                    if let Err(reason) = self.reach.check(&resource, || engine.wanted_without(replaced)) {
+                        rejected.push((raw.name, reason));
+                        continue;
+                    }
+                    to_come.remove(&raw.name);
                     self.received.change(|all| {
                         all.insert((kind, raw.name.clone()), raw.any);
                     });
@@ -122,18 +137,69 @@ impl Consumer for Intake {
                 self.engine.settle();
             }
         }
-        for (kind, names) in self.engine.lock().wanted().names {
-            for (name, source) in names {
-                match source.source {
-                    Source::File { path, watched_directory } => {
-                        let file = FileSource { path, watched_directory };
-                        verdict.wanted.files.insert(FileWanted { kind: resource_kind(kind), name, file });
-                    }
-                    Source::Ads | Source::Api(_) => verdict.wanted.add(resource_kind(kind), name),
+        verdict.wanted = to_fetch(self.engine.lock().wanted());
+        verdict
+    }
+}
+
+/// What is referred to, by who fetches it: the streams or a file.
+fn to_fetch(wanted: dp_snapshot::Wanted) -> dp_ads::Wanted {
+    let mut fetched = dp_ads::Wanted::default();
+    for (kind, names) in wanted.names {
+        for (name, source) in names {
+            match source.source {
+                Source::File { path, watched_directory } => {
+                    let file = FileSource { path, watched_directory };
+                    let fetch_timeout = source.initial_fetch_timeout;
+                    fetched.files.insert(FileWanted { kind: resource_kind(kind), name, file, fetch_timeout });
                 }
+                Source::Ads | Source::Api(_) => fetched.add(resource_kind(kind), name),
             }
         }
-        verdict
+    }
+    fetched
+}
+
+// === impl Reach ===
+
+impl Reach {
+    pub(crate) fn of(bootstrap: &Bootstrap) -> Self {
+        let apis = [&bootstrap.lds, &bootstrap.cds].into_iter().flatten().filter_map(|source| match &source.source {
+            Source::Api(api) => Some(&**api),
+            Source::Ads | Source::File { .. } => None,
+        });
+        let services = apis.chain(&bootstrap.ads).filter_map(|api| api.services.first());
+        Self { ads: bootstrap.ads.is_some(), servers: services.map(|service| service.cluster.clone()).collect() }
+    }
+
+    /// Checks that what a resource refers to can be fetched. `others` are the references of all other resources.
+    pub(crate) fn check(
+        &self,
+        resource: &Resource,
+        others: impl FnOnce() -> dp_snapshot::Wanted,
+    ) -> Result<(), String> {
+        let references = dp_snapshot::references(resource);
+        for (kind, names) in &references.names {
+            for (name, source) in names {
+                let problem = match &source.source {
+                    Source::Ads if !self.ads => "ads needs dynamic_resources.ads_config".to_owned(),
+                    Source::Api(api) if !api.services.iter().take(1).all(|s| self.servers.contains(&s.cluster)) => {
+                        "an api_config_source of its own is not implemented by weir-proxy: use ads, or the xDS server \
+                         of lds_config or cds_config"
+                            .to_owned()
+                    }
+                    _ => continue,
+                };
+                return Err(format!("{} {name:?}: {problem}", kind.name()));
+            }
+        }
+        if references.has_files()
+            && let Some((kind, name)) = references.conflict(&others())
+        {
+            let reason = "another resource takes it from elsewhere; names are unique in weir-proxy";
+            return Err(format!("{} {name:?}: {reason}", kind.name()));
+        }
+        Ok(())
     }
 }
 
@@ -166,12 +232,12 @@ pub(crate) fn resource_kind(kind: Kind) -> ResourceKind {
 ///
 /// # Errors
 /// A source names a cluster that the bootstrap does not have, or one without a fixed address.
-pub(crate) fn setup(bootstrap: &Bootstrap, options: &Options) -> Result<Setup, String> {
+pub(crate) fn setup(bootstrap: &Bootstrap, options: &Options, wanted: dp_snapshot::Wanted) -> Result<Setup, String> {
     let mut setup = Setup {
         node: node(bootstrap),
         streams: Vec::new(),
         files: Vec::new(),
-        file_fetch_timeout: None,
+        wanted: to_fetch(wanted),
         last_good: options
             .state_dir
             .clone()
@@ -186,8 +252,8 @@ pub(crate) fn setup(bootstrap: &Bootstrap, options: &Options) -> Result<Setup, S
             }
             Source::File { path, watched_directory } => {
                 let file = FileSource { path: path.clone(), watched_directory: watched_directory.clone() };
-                setup.files.push(FileWanted { kind, name: String::new(), file });
-                setup.file_fetch_timeout = source.initial_fetch_timeout;
+                let fetch_timeout = source.initial_fetch_timeout;
+                setup.files.push(FileWanted { kind, name: String::new(), file, fetch_timeout });
             }
             Source::Api(api) => {
                 let mut stream = stream(api, bootstrap, source)?;
@@ -265,6 +331,8 @@ fn stream(api: &ApiSource, bootstrap: &Bootstrap, from: &ConfigSource) -> Result
     stream.connect_timeout = cluster.connect_timeout;
     stream.fetch_timeout = from.initial_fetch_timeout;
     stream.metadata.clone_from(&service.initial_metadata);
+    stream.max_message = service.max_receive_message_length.map_or(usize::MAX, |bytes| bytes as usize);
+    stream.rate_limit = api.rate_limit.map(|limit| (limit.max_tokens, limit.fill_rate_milli as f64 / 1000.0));
     stream.authority = Some(service.authority.clone()).filter(|authority| !authority.is_empty());
     if cluster.tls.is_some() {
         stream.tls = Some(tls(cluster)?);

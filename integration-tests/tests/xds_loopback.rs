@@ -8,6 +8,7 @@ use std::time::Duration;
 use cp_xds::{Class, Fleet, Publisher, Res, Settings, XdsServer};
 use dp_ads::{
     Event, FileSource, FileWanted, Handle, NodeIdentity, Protocol, Raw, ResourceKind, Setup, StreamSource, Verdict,
+    Wanted,
 };
 use proto::Any;
 use proto::envoy::config::cluster::v3::Cluster;
@@ -168,7 +169,7 @@ fn setup(address: SocketAddr, protocol: Protocol) -> Setup {
         backoff_max: backoff,
         ..StreamSource::aggregated(vec![format!("http://{address}")])
     };
-    Setup { node: identity(), streams: vec![source], files: Vec::new(), file_fetch_timeout: None, last_good: None }
+    Setup { node: identity(), streams: vec![source], files: Vec::new(), wanted: Wanted::default(), last_good: None }
 }
 
 impl Proxy {
@@ -482,12 +483,12 @@ async fn a_file_is_read_and_read_again_when_it_is_replaced() {
     replace(&["a", "b"]);
     local(async {
         let file = FileSource { path: path.clone(), watched_directory: None };
-        let files = vec![FileWanted { kind: CDS, name: String::new(), file }];
+        let files = vec![FileWanted { kind: CDS, name: String::new(), file, fetch_timeout: None }];
         let (mut proxy, _running) = Proxy::start(Setup {
             node: identity(),
             streams: Vec::new(),
             files,
-            file_fetch_timeout: None,
+            wanted: Wanted::default(),
             last_good: None,
         });
         proxy.until("cds +a +b").await;

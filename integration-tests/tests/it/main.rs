@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod file_sources;
 mod http1;
 mod http2;
 mod retries;

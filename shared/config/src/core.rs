@@ -88,6 +88,18 @@ impl RuntimeFraction {
     }
 }
 
+impl From<Fraction> for RuntimeFraction {
+    fn from(default: Fraction) -> Self {
+        Self { default, key: String::new() }
+    }
+}
+
+impl From<bool> for RuntimeFlag {
+    fn from(default: bool) -> Self {
+        Self { default, key: String::new() }
+    }
+}
+
 impl RuntimeFlag {
     /// What holds in this process.
     pub fn value(&self) -> bool {

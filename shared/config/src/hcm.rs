@@ -62,8 +62,6 @@ pub struct HttpConnectionManager {
     pub add_user_agent: bool,
     /// Send `expect: 100-continue` upstream instead of answering it.
     pub proxy_100_continue: bool,
-    /// An invalid message ends its stream (HTTP/2: reset, HTTP/1: 400 and keep the connection) and not the connection.
-    pub stream_error_on_invalid_message: bool,
     /// What happens to paths.
     pub path: PathOptions,
     /// What happens to host names.
@@ -238,8 +236,6 @@ pub struct RequestId {
     pub preserve_external: bool,
     /// Tell it to the client.
     pub in_response: bool,
-    /// Mark in it why a request is traced.
-    pub pack_trace_reason: bool,
 }
 
 /// What happens to paths before routing.

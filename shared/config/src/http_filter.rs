@@ -9,7 +9,7 @@ use proto::envoy::config::core::v3::ExtensionConfigSource;
 use proto::envoy::config::route::v3::FilterConfig;
 use proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 
-use crate::core;
+use crate::core::{self, ConfigSource};
 use crate::invalid::Problems;
 
 pub mod buffer;
@@ -42,9 +42,10 @@ pub enum FilterSource {
     Discovery(ConfigDiscovery),
 }
 
-/// A filter that gets its configuration by ECDS, over the aggregated stream, under its own name.
+/// A filter that gets its configuration by ECDS, under its own name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigDiscovery {
+    pub source: ConfigSource,
     /// Used until something better came.
     pub default_config: Option<HttpFilterConfig>,
     /// Serve with the default at once instead of waiting for the first configuration.
@@ -82,6 +83,15 @@ macro_rules! http_filters {
         /// The configuration of a filter on a route.
         #[derive(Debug, Clone, PartialEq)]
         pub enum FilterOverride { $($name($module::Override),)+ }
+
+        impl HttpFilterConfig {
+            /// The full name of the message that this is decoded from.
+            pub fn type_name(&self) -> String {
+                match self {
+                    $(Self::$name(_) => <<$module::Config as Decode>::Proto as prost::Name>::full_name(),)+
+                }
+            }
+        }
 
         /// The full names of the messages that configure the filters we have.
         pub const TYPE_NAMES: &[fn() -> String] =
@@ -180,13 +190,11 @@ pub fn decode_config(any: &Any, is_optional: bool, p: &mut Problems) -> Option<H
 }
 
 fn decode_discovery(proto: &ExtensionConfigSource, p: &mut Problems) -> Option<ConfigDiscovery> {
-    use proto::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
     let before = p.count();
-    match proto.config_source.as_ref().and_then(|source| source.config_source_specifier.as_ref()) {
-        Some(ConfigSourceSpecifier::Ads(_)) => {}
-        Some(_) => p.at("config_source", |p| p.refuse("only ads is implemented by weir-proxy")),
-        None => p.at("config_source", |p| p.refuse("required")),
-    }
+    let source = match &proto.config_source {
+        Some(source) => p.at("config_source", |p| core::config_source(source, p)),
+        None => p.refuse_at("config_source", "required"),
+    };
     if proto.type_urls.is_empty() {
         p.at("type_urls", |p| p.refuse("empty"));
     }
@@ -206,6 +214,7 @@ fn decode_discovery(proto: &ExtensionConfigSource, p: &mut Problems) -> Option<C
         p.at("default_config", |p| p.refuse("required by apply_default_config_without_warming"));
     }
     (p.count() == before).then_some(ConfigDiscovery {
+        source: source?,
         default_config,
         apply_default_config_without_warming: proto.apply_default_config_without_warming,
         type_names,

@@ -99,7 +99,8 @@ pub(crate) async fn call(
 ) -> Result<Inbound, ConnectError> {
     let method = source.method().ok_or(ConnectError::NoMethod)?;
     let method = method.parse().map_err(|_| ConnectError::NoMethod)?;
-    let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
+    let mut grpc =
+        Grpc::new(channel).max_decoding_message_size(source.max_message).max_encoding_message_size(usize::MAX);
     let refused = |status: Status| ConnectError::Status(describe(&status));
     grpc.ready().await.map_err(|error| ConnectError::Status(chain(&error)))?;
     let requests = UnboundedReceiverStream::new(requests);

@@ -3,6 +3,7 @@
 //! Resources stay encoded here: decoding and judging them is the consumer's part.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 pub use shared_xds::ResourceKind;
 
@@ -53,6 +54,8 @@ pub struct FileWanted {
     pub kind: ResourceKind,
     pub name: String,
     pub file: crate::FileSource,
+    /// How long the file may be missing or wrong before it counts as not there; `None` waits for ever.
+    pub fetch_timeout: Option<Duration>,
 }
 
 impl Wanted {

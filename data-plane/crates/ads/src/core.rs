@@ -31,11 +31,11 @@ pub(crate) type Shared = Rc<RefCell<Core>>;
 const SAVE_AFTER: Duration = Duration::from_secs(1);
 
 impl Core {
-    pub(crate) fn new(consumer: Box<dyn Consumer>, stats: Arc<Stats>, store: Option<Store>) -> Self {
+    pub(crate) fn new(consumer: Box<dyn Consumer>, wanted: Wanted, stats: Arc<Stats>, store: Option<Store>) -> Self {
         let (wanted_changes, _) = watch::channel(0);
         let kept = store.as_ref().map(Store::load).unwrap_or_default();
         let dirty = Rc::default();
-        Self { consumer, wanted: Wanted::default(), wanted_changes, stats, store, kept, dirty }
+        Self { consumer, wanted, wanted_changes, stats, store, kept, dirty }
     }
 
     // === what is wanted ===
@@ -48,7 +48,7 @@ impl Core {
         self.wanted_changes.subscribe()
     }
 
-    pub(crate) fn set_wanted(&mut self, wanted: Wanted) {
+    fn set_wanted(&mut self, wanted: Wanted) {
         if wanted != self.wanted {
             self.wanted = wanted;
             self.wanted_changes.send_modify(|count| *count = count.wrapping_add(1));

@@ -17,8 +17,9 @@ use shared_xds::{Protocol, ResourceKind};
 use crate::consumer::{Event, FileWanted};
 use crate::core::Shared;
 use crate::source::FileSource;
+use crate::watch::Directories;
 
-// Moves into place are seen within this time.
+// Where the system does not tell of changes, they are seen within this time.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -40,46 +41,55 @@ struct Stamp(Vec<(u64, u64, i64, i64)>);
 
 struct Watched {
     client: Client,
-    stamp: Option<Stamp>,
+    /// Of the content that was read.
+    read: Option<Stamp>,
+    /// As it was the last time it was looked at.
+    seen: Option<Stamp>,
 }
 
 /// Reads `fixed` and whatever else the consumer wants from files.
-pub(crate) async fn run(fixed: Vec<FileWanted>, fetch_timeout: Option<Duration>, core: Shared) {
+pub(crate) async fn run(fixed: Vec<FileWanted>, core: Shared) {
     let mut watched: BTreeMap<FileWanted, Watched> = BTreeMap::new();
     let mut wanted = core.borrow().watch_wanted();
+    let mut directories = Directories::new();
     loop {
         let mut files = core.borrow().wanted().files.clone();
         files.extend(fixed.iter().cloned());
         watched.retain(|file, _| files.contains(file));
+        directories.follow(&files.iter().flat_map(|file| file.file.directories()).collect());
         for file in files {
-            let state = watched.entry(file.clone()).or_insert_with(|| Watched::new(&file, fetch_timeout));
+            let state = watched.entry(file.clone()).or_insert_with(|| Watched::new(&file));
             state.look(&file, &core);
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             // The sender lives as long as the core, which we hold.
             _ = wanted.changed() => {}
+            () = directories.changed() => {}
         }
     }
 }
 
 impl Watched {
-    fn new(file: &FileWanted, fetch_timeout: Option<Duration>) -> Self {
-        let mut client = Client::new(Protocol::Sotw, fetch_timeout);
+    fn new(file: &FileWanted) -> Self {
+        let mut client = Client::new(Protocol::Sotw, file.fetch_timeout);
         let interest = if file.name.is_empty() { Interest::all() } else { Interest::named([file.name.clone()]) };
         client.want(file.kind, interest, Instant::now());
         client.connected();
         // The subscription is for the state machine only; there is nobody to send it to.
         client.poll();
-        Self { client, stamp: None }
+        Self { client, read: None, seen: None }
     }
 
     fn look(&mut self, file: &FileWanted, core: &Shared) {
         let stamp = stamp(&file.file);
-        if self.stamp.as_ref() != Some(&stamp) {
-            self.stamp = Some(stamp);
+        // A file that is written in place is half a file for a while; one that was moved into place is whole.
+        let is_whole = self.read.as_ref().is_none_or(|read| !stamp.is_same_file(read));
+        if self.read.as_ref() != Some(&stamp) && (is_whole || self.seen.as_ref() == Some(&stamp)) {
+            self.read = Some(stamp.clone());
             self.load(file, core);
         }
+        self.seen = Some(stamp);
         for (kind, _) in self.client.timed_out(Instant::now()) {
             let names = if file.name.is_empty() { Vec::new() } else { vec![file.name.clone()] };
             let mut core = core.borrow_mut();
@@ -115,6 +125,26 @@ impl Watched {
         core.borrow().note(&received, &refused);
         // The answer has no way to go, but must be taken before the next response.
         self.client.poll();
+    }
+}
+
+// === impl FileSource ===
+
+impl FileSource {
+    /// Where something happens when the file is replaced.
+    fn directories(&self) -> impl Iterator<Item = &Path> {
+        // The parent of a bare name is empty.
+        let parent = self.path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
+        parent.into_iter().chain(self.watched_directory.as_deref())
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    /// Whether these are contents of one file, which was then written to in place.
+    fn is_same_file(&self, other: &Self) -> bool {
+        self.0.iter().map(|numbers| numbers.0).eq(other.0.iter().map(|numbers| numbers.0))
     }
 }
 

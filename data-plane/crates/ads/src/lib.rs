@@ -8,17 +8,18 @@ mod consumer;
 mod core;
 mod file;
 mod last_good;
+mod limit;
 mod link;
 mod node;
 mod source;
 mod stats;
+mod watch;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::mpsc;
 
 pub use consumer::{Consumer, Event, FileWanted, Raw, ResourceKind, Verdict, Wanted};
 pub use node::{Extension, NodeIdentity};
@@ -29,17 +30,10 @@ pub use stats::{KindStats, ResourceView, Stats, StatsView};
 /// Reaches a running client from elsewhere.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    wanted: mpsc::UnboundedSender<Wanted>,
     stats: Arc<Stats>,
 }
 
 impl Handle {
-    /// Changes the wanted names outside of an event.
-    pub fn set_wanted(&self, wanted: Wanted) {
-        // A client that has ended wants nothing more.
-        let _ = self.wanted.send(wanted);
-    }
-
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
@@ -49,28 +43,17 @@ impl Handle {
 /// `Send`, and it ends only when it is dropped: without a control plane it goes on trying.
 pub fn client(setup: Setup, consumer: impl Consumer + 'static) -> (Handle, impl Future<Output = ()>) {
     let stats = Arc::new(Stats::default());
-    let (wanted, commands) = mpsc::unbounded_channel();
-    let handle = Handle { wanted, stats: stats.clone() };
-    (handle, run(setup, Box::new(consumer), stats, commands))
+    let handle = Handle { stats: stats.clone() };
+    (handle, run(setup, Box::new(consumer), stats))
 }
 
-async fn run(
-    setup: Setup,
-    consumer: Box<dyn Consumer>,
-    stats: Arc<Stats>,
-    mut commands: mpsc::UnboundedReceiver<Wanted>,
-) {
+async fn run(setup: Setup, consumer: Box<dyn Consumer>, stats: Arc<Stats>) {
     let store = setup.last_good.map(last_good::Store::new);
-    let core = Rc::new(RefCell::new(core::Core::new(consumer, stats, store)));
+    let core = Rc::new(RefCell::new(core::Core::new(consumer, setup.wanted, stats, store)));
     let links = setup.streams.into_iter().flat_map(StreamSource::split);
     let node = setup.node.encode();
     let links = join_all(links.map(|source| link::Link::new(source, node.clone(), core.clone()).run()));
-    let files = file::run(setup.files, setup.file_fetch_timeout, core.clone());
+    let files = file::run(setup.files, core.clone());
     let saving = core::save(core.clone());
-    let commands = async {
-        while let Some(wanted) = commands.recv().await {
-            core.borrow_mut().set_wanted(wanted);
-        }
-    };
-    tokio::join!(links, files, saving, commands);
+    tokio::join!(links, files, saving);
 }

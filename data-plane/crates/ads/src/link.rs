@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use crate::connect::{ConnectError, Inbound, Response, call, describe, dial};
 use crate::consumer::{Event, Raw};
 use crate::core::Shared;
+use crate::limit::Limit;
 use crate::source::StreamSource;
 
 type Later<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>>>>;
@@ -44,6 +45,10 @@ pub(crate) struct Link {
     client: Client,
     requests: Option<mpsc::UnboundedSender<Request>>,
     node_sent: bool,
+    limit: Option<Limit>,
+    /// A request that waits until then for its turn.
+    unsent: Option<Request>,
+    held_until: Option<Instant>,
     backoff: Backoff,
     turn: usize,
     /// What was kept on disk waits for a sign that the server answers, or that it does not.
@@ -74,6 +79,9 @@ impl Link {
         Self {
             client: Client::new(source.protocol, source.fetch_timeout),
             backoff: Backoff::new(source.backoff_base, source.backoff_max),
+            limit: source.rate_limit.map(|limit| Limit::new(limit, Instant::now())),
+            unsent: None,
+            held_until: None,
             source: Rc::new(source),
             node,
             core,
@@ -96,7 +104,7 @@ impl Link {
         loop {
             self.sync();
             self.flush();
-            let deadline = self.client.deadline();
+            let deadline = self.client.deadline().into_iter().chain(self.held_until).min();
             tokio::select! {
                 // The sender lives as long as the core, which we hold.
                 _ = wanted.changed() => {}
@@ -140,6 +148,7 @@ impl Link {
 
     fn lost(&mut self, reason: &str) -> Phase {
         self.requests = None;
+        self.unsent = None;
         self.client.disconnected();
         let delay = self.backoff.next_delay();
         if std::mem::take(&mut self.answered) {
@@ -194,7 +203,14 @@ impl Link {
         let Some(requests) = &self.requests else {
             return;
         };
-        while let Some(mut request) = self.client.poll() {
+        self.held_until = None;
+        while let Some(mut request) = self.unsent.take().or_else(|| self.client.poll()) {
+            if let Some(limit) = &mut self.limit
+                && let Err(until) = limit.take(Instant::now())
+            {
+                (self.unsent, self.held_until) = (Some(request), Some(until));
+                return;
+            }
             if !std::mem::replace(&mut self.node_sent, true) {
                 match &mut request {
                     Request::Sotw(request) => request.node = Some(self.node.clone()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shared_xds::{Protocol, ResourceKind};
 
-use crate::consumer::FileWanted;
+use crate::consumer::{FileWanted, Wanted};
 use crate::node::NodeIdentity;
 
 /// All of it.
@@ -16,8 +16,8 @@ pub struct Setup {
     pub streams: Vec<StreamSource>,
     /// Full sets that come from files; single resources follow from what the consumer wants.
     pub files: Vec<FileWanted>,
-    /// How long a file may be missing or wrong before it counts as not there; `None` waits for ever.
-    pub file_fetch_timeout: Option<Duration>,
+    /// What the consumer wants before the first event.
+    pub wanted: Wanted,
     pub last_good: Option<LastGoodOptions>,
 }
 
@@ -45,6 +45,10 @@ pub struct StreamSource {
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
     pub connect_timeout: Duration,
+    /// Bytes of the largest message that is taken.
+    pub max_message: usize,
+    /// Requests at once, and then per second; `None` is unlimited.
+    pub rate_limit: Option<(u32, f64)>,
     /// Asks for the marks of our own control plane (aggregated streams with roots).
     pub marks: bool,
 }
@@ -102,6 +106,8 @@ impl StreamSource {
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
+            max_message: usize::MAX,
+            rate_limit: None,
             marks: true,
         }
     }

@@ -95,6 +95,12 @@ impl<'a> Compiler<'a> {
             FilterSource::Config(config) => config,
             FilterSource::Discovery(discovery) => {
                 discovered = (self.services.discovered)(&filter.name);
+                if let Some(config) = &discovered
+                    && !discovery.type_names.contains(&config.type_name())
+                {
+                    let reason = format!("{} came, which is not among type_urls", config.type_name());
+                    self.refused.borrow_mut().push(Problem { path: filter.name.clone(), reason });
+                }
                 match discovered.as_deref().or(discovery.default_config.as_ref()) {
                     Some(config) => config,
                     None => return Filter::Missing,

@@ -206,6 +206,11 @@ impl<'a> Cx<'a> {
         self.asked.response_pace = Some(lowest.max(1));
     }
 
+    /// The shard of the statistics that this worker writes.
+    pub fn shard(&self) -> usize {
+        self.info.connection.shard()
+    }
+
     /// A number that no peer can guess from others; good for sampling.
     pub fn random(&mut self) -> u64 {
         fastrand::u64(..)

@@ -11,11 +11,15 @@ use std::time::Instant;
 
 use shared_config::http_filter::{HttpFilter, HttpFilterConfig};
 use shared_config::invalid::Problem;
+use shared_telemetry::Registry;
 
 /// What the snapshot compiler hands to filters.
 pub struct Services<'a> {
     pub keep: &'a KeepStore,
     pub health: Arc<dyn Health>,
+    pub registry: &'a Registry,
+    /// What the connection manager is called in statistics.
+    pub stat_prefix: &'a str,
     /// The configuration that discovery (ECDS) delivered for the filter of this name, if it came.
     pub discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>,
     /// `node.cluster` of the bootstrap.
@@ -66,6 +70,15 @@ impl Scope<'_> {
     pub fn refuse(&self, reason: impl std::fmt::Display) {
         let path = self.filters.get(self.slot).map(|filter| filter.name.clone()).unwrap_or_default();
         self.refused.borrow_mut().push(Problem { path, reason: reason.to_string() });
+    }
+
+    /// Where the statistics of a filter stand: `http.STAT_PREFIX.NAME.`
+    pub fn stats(&self, name: &str) -> shared_telemetry::Scope {
+        shared_telemetry::Scope::http(self.services.stat_prefix).child(name)
+    }
+
+    pub fn registry(&self) -> &Registry {
+        self.services.registry
     }
 
     /// The state of `kind` for `config`: the one that an earlier snapshot has, or a new one. The text that `Debug`

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use dp_http::info::{Address, ConnectionInfo};
 use dp_http::{Headers, LocalReply, Protocol, RequestHead, ResponseHead, StreamInfo};
 use shared_config::http_filter::{FilterOverride, FilterSource, HttpFilter, HttpFilterConfig, PerRouteConfig};
+use shared_telemetry::{Registry, Selection};
 
 use crate::chain::{Chain, Compiler, Level};
 use crate::filter::Cx;
@@ -30,6 +31,8 @@ pub(crate) struct Exchange {
     pub(crate) trailers: Headers,
     pub(crate) info: StreamInfo,
     pub(crate) pace: Option<u64>,
+    /// What the filters counted so far: `name: n` each, without the common prefix.
+    pub(crate) counted: String,
 }
 
 /// The answer of the origin.
@@ -94,9 +97,31 @@ pub(crate) fn refusals(filters: &[HttpFilter]) -> Vec<String> {
     compiler.problems().iter().map(ToString::to_string).collect()
 }
 
-fn services(keep: &KeepStore, health: FixedHealth) -> Services<'_> {
-    let health = Arc::new(health);
-    Services { keep, health, discovered: &|_| None, node_cluster: "here".into(), now: Instant::now() }
+/// The statistics of this test, which runs on a thread of its own.
+fn registry() -> &'static Registry {
+    thread_local!(static REGISTRY: &'static Registry = Box::leak(Box::new(Registry::new(1))));
+    REGISTRY.with(|registry| *registry)
+}
+
+fn counted() -> String {
+    let mut text = String::new();
+    let used = Selection { used_only: true, ..Selection::default() };
+    registry().write_text(&used, &mut text).unwrap();
+    let lines = text.lines().map(|line| line.strip_prefix("http.test.").unwrap_or(line));
+    lines.collect::<Vec<_>>().join(", ")
+}
+
+/// Services that find nothing by discovery.
+pub(crate) fn services(keep: &KeepStore, health: FixedHealth) -> Services<'_> {
+    Services {
+        keep,
+        health: Arc::new(health),
+        registry: registry(),
+        stat_prefix: "test",
+        discovered: &|_| None,
+        node_cluster: "here".into(),
+        now: Instant::now(),
+    }
 }
 
 pub(crate) fn connection() -> ConnectionInfo {
@@ -226,7 +251,8 @@ impl Proxy {
         info.status = head.status;
         run.end(&self.chain, &info);
         let pace = run.response_pace();
-        Exchange { upstream, head, body: body.freeze(), trailers: trailers.take().unwrap_or_default(), info, pace }
+        let trailers = trailers.take().unwrap_or_default();
+        Exchange { upstream, head, body: body.freeze(), trailers, info, pace, counted: counted() }
     }
 }
 

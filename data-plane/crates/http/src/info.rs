@@ -59,6 +59,7 @@ pub struct PeerCertificate {
 /// What is known about the downstream connection; shared by its streams.
 #[derive(Debug)]
 pub struct ConnectionInfo {
+    /// Unique in the process; see [`ConnectionInfo::id`].
     pub id: u64,
     /// The address that the socket shows.
     pub direct_remote: Address,
@@ -71,6 +72,18 @@ pub struct ConnectionInfo {
     pub start: SystemTime,
     pub listener: Arc<str>,
     pub filter_chain: Arc<str>,
+}
+
+impl ConnectionInfo {
+    /// The id of the connection number `count` of a worker, whose shard of the statistics is `shard`.
+    pub fn id(shard: usize, count: u64) -> u64 {
+        (shard as u64) << 48 | count
+    }
+
+    /// The shard of the worker that has this connection.
+    pub fn shard(&self) -> usize {
+        (self.id >> 48) as usize
+    }
 }
 
 /// Moments of a stream, as time since its start.

@@ -304,7 +304,8 @@ async fn a_websocket_by_extended_connect_looks_like_an_upgrade() {
 async fn a_peer_that_answers_no_ping_is_gone() {
     let (near, _far) = tokio::io::duplex(1 << 16);
     let mut options = ClientOptions::default();
-    options.limits.ping = Some(Ping { interval: Duration::from_secs(5), timeout: Duration::from_secs(1) });
+    options.limits.ping =
+        Some(Ping { interval: Duration::from_secs(5), timeout: Duration::from_secs(1), jitter: Duration::ZERO });
     let (handle, driver) = ClientConn::handshake(Box::new(near), &options).await.unwrap();
     let began = tokio::time::Instant::now();
     assert_eq!(driver.await.unwrap_err().kind, StreamErrorKind::Timeout);

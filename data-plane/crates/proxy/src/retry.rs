@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
-use dp_http::ResponseHead;
 use dp_http::flags::Flags;
 use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
+use dp_http::{RequestHead, ResponseHead};
 use dp_upstream::endpoint::ActiveRequest;
 use dp_upstream::{
     Checkout, CheckoutOptions, Cluster, ConnectError, Endpoint, Guard, PickContext, PickError, Resource,
 };
+use shared_config::cluster::HttpOptions;
 use shared_config::route::RetryPolicy;
 use stdx::backoff::Backoff;
 use tokio::time::Instant;
@@ -223,7 +224,7 @@ async fn connect(
     let options = CheckoutOptions {
         priority: chosen.priority,
         downstream: stream.request.protocol,
-        server_name: cluster.config.http.auto_sni.then(|| host_only(stream.request.authority()).into()),
+        server_name: cluster.config.http.auto_sni.then(|| server_name(&stream.request, &cluster.config.http).into()),
     };
     let begun = stream.clocks.now;
     stream.info.timing.upstream_connect_start = Some(stream.since_start(begun));
@@ -251,6 +252,13 @@ async fn connect(
         stream.info.timing.upstream_connect_complete = Some(stream.since_start(stream.clocks.now));
     }
     Ok(checkout)
+}
+
+/// The name to ask for by TLS: of the header that is configured for it, else the host of the request.
+fn server_name<'r>(request: &'r RequestHead, options: &HttpOptions) -> &'r str {
+    let named = Some(options.auto_sni_header.as_str()).filter(|header| !header.is_empty());
+    let named = named.and_then(|header| request.headers.text(header)).filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| host_only(request.authority()))
 }
 
 /// The host of an authority, without its port.

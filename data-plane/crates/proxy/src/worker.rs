@@ -106,6 +106,6 @@ impl Worker {
     pub(crate) fn next_id(&self) -> u64 {
         let n = self.next_id.get();
         self.next_id.set(n + 1);
-        ((self.shard as u64) << 48) | n
+        dp_http::info::ConnectionInfo::id(self.shard, n)
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct ListenerInputs {
     pub(crate) config: Arc<shared_config::listener::Listener>,
     pub(crate) routes: BTreeMap<String, Option<Arc<RouteConfiguration>>>,
     pub(crate) filters: BTreeMap<String, Option<Arc<HttpFilterConfig>>>,
+    /// Filters that serve with their default configuration until another one comes.
+    unawaited: BTreeSet<String>,
     /// The names of all clusters. A listener is not compiled again because they changed.
     pub(crate) clusters: Arc<BTreeSet<String>>,
     pub(crate) secrets: BTreeMap<String, Option<Arc<Secret>>>,
@@ -97,11 +99,14 @@ impl Environment {
     /// What filters are given when they are compiled.
     pub(crate) fn services<'a>(
         &'a self,
+        stat_prefix: &'a str,
         discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>,
     ) -> Services<'a> {
         Services {
             keep: &self.keep,
             health: Arc::clone(&self.health),
+            registry: &self.registry,
+            stat_prefix,
             discovered,
             node_cluster: Arc::clone(&self.node_cluster),
             now: Instant::now(),
@@ -183,6 +188,7 @@ impl ListenerInputs {
             config: Arc::clone(config),
             routes: BTreeMap::new(),
             filters: BTreeMap::new(),
+            unawaited: BTreeSet::new(),
             clusters: Arc::clone(clusters),
             secrets: BTreeMap::new(),
             files: environment.files.generation(),
@@ -198,7 +204,10 @@ impl ListenerInputs {
                 inputs.routes.insert(name.clone(), resources.routes.get(name).cloned());
             }
             for filter in &hcm.http_filters {
-                if let FilterSource::Discovery(_) = &filter.source {
+                if let FilterSource::Discovery(discovery) = &filter.source {
+                    if discovery.apply_default_config_without_warming {
+                        inputs.unawaited.insert(filter.name.clone());
+                    }
                     inputs.filters.insert(filter.name.clone(), resources.filters.get(&filter.name).cloned());
                 }
             }
@@ -210,7 +219,10 @@ impl ListenerInputs {
     pub(crate) fn lacks(&self, missing: &BTreeSet<(Kind, String)>) -> bool {
         lacks(&self.routes, Kind::Routes, missing)
             || lacks(&self.secrets, Kind::Secret, missing)
-            || lacks(&self.filters, Kind::Filter, missing)
+            || self.filters.iter().any(|(name, filter)| {
+                let is_awaited = filter.is_none() && !self.unawaited.contains(name);
+                is_awaited && !missing.contains(&(Kind::Filter, name.clone()))
+            })
     }
 }
 

@@ -219,7 +219,12 @@ impl Engine {
 
     /// The names that the resources refer to, for those who fetch them.
     pub fn wanted(&self) -> Wanted {
-        wanted::of(&self.resources)
+        wanted::of(&self.resources, |_, _| false)
+    }
+
+    /// The same without what is referred to by the resources of which `skip` says so.
+    pub fn wanted_without(&self, skip: impl Fn(Kind, &str) -> bool) -> Wanted {
+        wanted::of(&self.resources, skip)
     }
 
     /// The clusters that DNS has to resolve.

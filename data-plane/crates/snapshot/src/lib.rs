@@ -23,4 +23,4 @@ pub use runtime::{
     Snapshot, Target, Targets, TcpProxy, Tls,
 };
 pub use sockets::Sockets;
-pub use wanted::Wanted;
+pub use wanted::{Wanted, references};

@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared_config::cluster::Discovery;
+use shared_config::cluster::{Cluster, Discovery};
 use shared_config::core::{ConfigSource, Source};
 use shared_config::hcm::RouteSource;
 use shared_config::http_filter::FilterSource;
-use shared_config::listener::Terminal;
+use shared_config::listener::{Listener, Terminal};
+use shared_config::resource::Resource;
 use shared_config::tls::{CommonTls, DownstreamTls, SecretReference, SessionTickets, Validation};
 
 use crate::resources::{Kind, Resources};
@@ -24,47 +25,78 @@ impl Wanted {
         self.names.get(&kind).is_some_and(|names| names.contains_key(name))
     }
 
+    /// Whether something is to be read from a file.
+    pub fn has_files(&self) -> bool {
+        let is_file = |source: &ConfigSource| matches!(source.source, Source::File { .. });
+        self.names.values().flat_map(BTreeMap::values).any(is_file)
+    }
+
+    /// A name that `other` takes from elsewhere: a resource of one kind and name has one source.
+    pub fn conflict(&self, other: &Self) -> Option<(Kind, &str)> {
+        self.names.iter().find_map(|(kind, names)| {
+            let others = other.names.get(kind)?;
+            let differs =
+                |name: &str, source: &ConfigSource| others.get(name).is_some_and(|o| o.source != source.source);
+            let (name, _) = names.iter().find(|(name, source)| differs(name, source))?;
+            Some((*kind, name.as_str()))
+        })
+    }
+
     fn add(&mut self, kind: Kind, name: &str, source: &ConfigSource) {
         self.names.entry(kind).or_default().insert(name.to_owned(), source.clone());
     }
 }
 
-/// What these resources refer to.
-pub(crate) fn of(resources: &Resources) -> Wanted {
+/// What these resources refer to, leaving out those of which `skip` says so.
+pub(crate) fn of(resources: &Resources, skip: impl Fn(Kind, &str) -> bool) -> Wanted {
     let mut wanted = Wanted::default();
-    for (_, cluster) in resources.clusters.iter() {
-        if let Discovery::Eds(eds) = &cluster.discovery {
-            wanted.add(Kind::Endpoints, &eds.service, &eds.source);
-        }
-        if let Some(tls) = &cluster.tls {
-            secrets(&tls.common, &mut wanted);
-        }
+    for (_, cluster) in resources.clusters.iter().filter(|(name, _)| !skip(Kind::Cluster, name)) {
+        of_cluster(cluster, &mut wanted);
     }
-    for (_, listener) in resources.listeners.iter() {
-        for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
-            if let Some(tls) = &chain.tls {
-                secrets(&tls.common, &mut wanted);
-                if let Some(reference) = ticket_secret(tls) {
-                    secret(reference, &mut wanted);
-                }
-            }
-            let Terminal::Http(hcm) = &chain.terminal else { continue };
-            if let RouteSource::Rds { name, source } = &hcm.routes {
-                wanted.add(Kind::Routes, name, source);
-            }
-            for filter in &hcm.http_filters {
-                if let FilterSource::Discovery(_) = &filter.source {
-                    wanted.add(Kind::Filter, &filter.name, &ads());
-                }
-            }
-        }
+    for (_, listener) in resources.listeners.iter().filter(|(name, _)| !skip(Kind::Listener, name)) {
+        of_listener(listener, &mut wanted);
     }
     wanted
 }
 
-/// Filters are discovered by the aggregated stream only; the decoder refuses anything else.
-fn ads() -> ConfigSource {
-    ConfigSource { source: Source::Ads, initial_fetch_timeout: None }
+/// What this resource refers to.
+pub fn references(resource: &Resource) -> Wanted {
+    let mut wanted = Wanted::default();
+    match resource {
+        Resource::Cluster(cluster) => of_cluster(cluster, &mut wanted),
+        Resource::Listener(listener) => of_listener(listener, &mut wanted),
+        Resource::Endpoints(_) | Resource::Routes(_) | Resource::Secret(_) | Resource::Extension(_) => {}
+    }
+    wanted
+}
+
+fn of_cluster(cluster: &Cluster, wanted: &mut Wanted) {
+    if let Discovery::Eds(eds) = &cluster.discovery {
+        wanted.add(Kind::Endpoints, &eds.service, &eds.source);
+    }
+    if let Some(tls) = &cluster.tls {
+        secrets(&tls.common, wanted);
+    }
+}
+
+fn of_listener(listener: &Listener, wanted: &mut Wanted) {
+    for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+        if let Some(tls) = &chain.tls {
+            secrets(&tls.common, wanted);
+            if let Some(reference) = ticket_secret(tls) {
+                secret(reference, wanted);
+            }
+        }
+        let Terminal::Http(hcm) = &chain.terminal else { continue };
+        if let RouteSource::Rds { name, source } = &hcm.routes {
+            wanted.add(Kind::Routes, name, source);
+        }
+        for filter in &hcm.http_filters {
+            if let FilterSource::Discovery(discovery) = &filter.source {
+                wanted.add(Kind::Filter, &filter.name, &discovery.source);
+            }
+        }
+    }
 }
 
 fn secrets(tls: &CommonTls, wanted: &mut Wanted) {

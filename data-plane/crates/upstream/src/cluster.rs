@@ -259,10 +259,13 @@ impl Cluster {
     /// What the HTTP/2 codec is told.
     pub(crate) fn http2_options(&self) -> h2::ClientOptions {
         let http = &self.config.http;
-        let ping =
-            http.h2.keepalive.as_ref().and_then(|keepalive| {
-                keepalive.interval.map(|interval| h2::Ping { interval, timeout: keepalive.timeout })
-            });
+        let ping = http.h2.keepalive.as_ref().and_then(|keepalive| {
+            keepalive.interval.map(|interval| h2::Ping {
+                interval,
+                timeout: keepalive.timeout,
+                jitter: interval.mul_f64(keepalive.jitter_percent / 100.0),
+            })
+        });
         h2::ClientOptions {
             limits: h2::Limits {
                 max_concurrent_streams: http.h2.max_concurrent_streams,

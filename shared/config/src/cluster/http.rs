@@ -62,6 +62,8 @@ pub struct H2Options {
 pub struct H2Keepalive {
     pub interval: Option<Duration>,
     pub timeout: Duration,
+    /// At most this share of `interval` is added to it by chance.
+    pub jitter_percent: f64,
 }
 
 impl Default for H2Options {
@@ -293,9 +295,9 @@ impl H2Keepalive {
                 p.refuse_at::<()>("timeout", "is not set");
             }
             crate::refuse_set!(p, proto; connection_idle_interval);
-            // interval_jitter spreads the pings of many connections; ours begin when a connection falls silent.
-            percent_at("interval_jitter", proto.interval_jitter.as_ref(), p);
-            Some(Self { interval: at_least_1ms("interval", proto.interval.as_ref(), p), timeout: timeout? })
+            let jitter_percent = percent_at("interval_jitter", proto.interval_jitter.as_ref(), p).unwrap_or(15.0);
+            let interval = at_least_1ms("interval", proto.interval.as_ref(), p);
+            Some(Self { interval, timeout: timeout?, jitter_percent })
         })
     }
 }

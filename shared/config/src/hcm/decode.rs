@@ -24,6 +24,9 @@ pub fn decode(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Option<Htt
     if proto.stat_prefix.is_empty() {
         p.refuse_at::<()>("stat_prefix", "must not be empty");
     }
+    if proto.stream_error_on_invalid_http_message == Some(true) {
+        p.warn("stream_error_on_invalid_http_message", protocol::STREAM_ERRORS);
+    }
     let routes = routes(proto, p);
     refuse_access_log_options(proto, p);
     let http_filters = http_filter::decode_chain(&proto.http_filters, p);
@@ -60,7 +63,6 @@ pub fn decode(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Option<Htt
         via: proto.via.clone(),
         add_user_agent: proto.add_user_agent.unwrap_or(false),
         proxy_100_continue: proto.proxy_100_continue,
-        stream_error_on_invalid_message: proto.stream_error_on_invalid_http_message.unwrap_or(false),
         path: path(proto, p),
         host: host(proto, p),
         local_reply: local_reply::decode(proto.local_reply_config.as_ref(), p),
@@ -207,8 +209,9 @@ fn client_certificate(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Fo
 }
 
 fn request_id(proto: &pb::HttpConnectionManager, p: &mut Problems) -> RequestId {
-    // `use_request_id_for_trace_sampling`: tracing is refused, so nothing is sampled.
-    let uuid = proto.request_id_extension.as_ref().and_then(|proto| {
+    // Only checked: `pack_trace_reason` marks why a request is traced, and `use_request_id_for_trace_sampling` decides
+    // whether it is, and tracing is refused.
+    proto.request_id_extension.as_ref().and_then(|proto| {
         p.at("request_id_extension", |p| {
             let Some(any) = &proto.typed_config else { return p.refuse_at("typed_config", "is required") };
             p.at("typed_config", |p| {
@@ -225,7 +228,6 @@ fn request_id(proto: &pb::HttpConnectionManager, p: &mut Problems) -> RequestId 
         generate: proto.generate_request_id.unwrap_or(true),
         preserve_external: proto.preserve_external_request_id,
         in_response: proto.always_set_request_id_in_response,
-        pack_trace_reason: uuid.and_then(|uuid| uuid.pack_trace_reason).unwrap_or(true),
     }
 }
 

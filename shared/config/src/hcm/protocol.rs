@@ -54,8 +54,6 @@ pub struct Http1Options {
     pub proper_case_words: bool,
     /// Take requests with both `content-length` and `transfer-encoding: chunked`, without the first.
     pub allow_chunked_length: bool,
-    /// Overrides the option of the connection manager.
-    pub stream_error_on_invalid_message: Option<bool>,
     /// Take methods that are not registered.
     pub allow_custom_methods: bool,
 }
@@ -73,8 +71,6 @@ pub struct Http2Options {
     pub initial_connection_window_size: Option<u32>,
     /// Take extended CONNECT (RFC 8441).
     pub allow_connect: bool,
-    /// Overrides the option of the connection manager.
-    pub stream_error_on_invalid_message: Option<bool>,
     /// Probing of connections.
     pub keepalive: Option<Keepalive>,
 }
@@ -113,7 +109,6 @@ impl Default for Http1Options {
             enable_trailers: false,
             proper_case_words: false,
             allow_chunked_length: false,
-            stream_error_on_invalid_message: None,
             allow_custom_methods: false,
         }
     }
@@ -153,6 +148,9 @@ pub fn http1_options(proto: Option<&pb::Http1ProtocolOptions>, p: &mut Problems)
     use pb::http1_protocol_options::header_key_format::HeaderFormat;
     let Some(proto) = proto else { return Http1Options::default() };
     refuse_set!(p, proto; send_fully_qualified_url, ignore_http_11_upgrade);
+    if proto.override_stream_error_on_invalid_http_message == Some(true) {
+        p.warn("override_stream_error_on_invalid_http_message", STREAM_ERRORS);
+    }
     let proper_case_words = match proto.header_key_format.as_ref().map(|format| &format.header_format) {
         Some(Some(HeaderFormat::ProperCaseWords(_))) => true,
         Some(Some(HeaderFormat::StatefulFormatter(_))) => {
@@ -169,12 +167,16 @@ pub fn http1_options(proto: Option<&pb::Http1ProtocolOptions>, p: &mut Problems)
         enable_trailers: proto.enable_trailers,
         proper_case_words,
         allow_chunked_length: proto.allow_chunked_length,
-        stream_error_on_invalid_message: proto.override_stream_error_on_invalid_http_message,
         allow_custom_methods: proto.allow_custom_methods,
     }
 }
 
-/// Decodes the options of HTTP/2. `use_oghttp2_codec` chooses between two codecs of Envoy, neither of which is ours;
+/// What becomes of the options that keep a connection open after a message that is not valid.
+pub(super) const STREAM_ERRORS: &str =
+    "has no effect: weir-proxy closes a connection of HTTP/1 after such a message, and resets the stream of HTTP/2";
+
+/// Decodes the options of HTTP/2. An invalid message resets its stream only, so the options that ask for that have no
+/// effect. `use_oghttp2_codec` chooses between two codecs of Envoy, neither of which is ours;
 /// `max_metadata_size` limits METADATA frames, which are refused.
 pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems) -> Http2Options {
     let Some(proto) = proto else { return Http2Options::default() };
@@ -197,7 +199,6 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
     }
     // The codec bounds whole heads, and queued frames by its own limits.
     refuse_set!(p, proto; max_header_field_size_kb, max_outbound_frames, max_outbound_control_frames);
-    let deprecated = proto.stream_error_on_invalid_http_messaging.then_some(true);
     Http2Options {
         hpack_table_size: proto.hpack_table_size,
         max_concurrent_streams: proto.max_concurrent_streams,
@@ -208,7 +209,6 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
             p,
         ),
         allow_connect: proto.allow_connect,
-        stream_error_on_invalid_message: proto.override_stream_error_on_invalid_http_message.or(deprecated),
         keepalive: proto
             .connection_keepalive
             .as_ref()

@@ -5,7 +5,7 @@ use proto::envoy::extensions::compression as libraries;
 use proto::envoy::extensions::filters::http::compressor::v3 as pb;
 
 use super::Decode;
-use crate::core;
+use crate::core::{self, RuntimeFlag};
 use crate::invalid::Problems;
 use crate::matcher::StringMatcher;
 use crate::refuse_set;
@@ -13,6 +13,10 @@ use crate::refuse_set;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub library: Library,
+    /// As the operator calls the library; a part of the names of statistics.
+    pub library_name: String,
+    /// The response has statistics of its own, because it is configured by a message of its own.
+    pub response_stats: bool,
     /// Requests are compressed too, for origins that take it.
     pub request: Option<Direction>,
     pub response: Direction,
@@ -29,7 +33,7 @@ pub struct Config {
 /// What is compressed of one direction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Direction {
-    pub enabled: bool,
+    pub enabled: RuntimeFlag,
     pub min_content_length: u64,
     pub content_types: Vec<StringMatcher>,
 }
@@ -90,6 +94,15 @@ impl Library {
         match self {
             Self::Gzip { .. } => "gzip",
             Self::Brotli { .. } => "br",
+            Self::Zstd { .. } => "zstd",
+        }
+    }
+
+    /// The name of the encoding in statistics.
+    pub fn stat_name(self) -> &'static str {
+        match self {
+            Self::Gzip { .. } => "gzip",
+            Self::Brotli { .. } => "brotli",
             Self::Zstd { .. } => "zstd",
         }
     }
@@ -154,6 +167,8 @@ impl Decode for Config {
         (p.count() == before).then_some(())?;
         Some(Self {
             library: library?,
+            library_name: proto.compressor_library.as_ref().map(|library| library.name.clone()).unwrap_or_default(),
+            response_stats: proto.response_direction_config.is_some(),
             request,
             response: direction?,
             disable_on_etag_header: response.disable_on_etag_header,
@@ -177,8 +192,10 @@ fn without_deprecated(proto: &pb::Compressor) -> pb::Compressor {
 
 fn decode_direction(proto: &pb::compressor::CommonDirectionConfig, p: &mut Problems) -> Option<Direction> {
     let before = p.count();
-    // The runtime key has no effect: weir-proxy has no runtime that could set it.
-    let enabled = proto.enabled.as_ref().is_none_or(|flag| flag.default_value.unwrap_or(true));
+    let enabled = proto.enabled.as_ref().map_or(RuntimeFlag::from(true), |flag| RuntimeFlag {
+        default: flag.default_value.unwrap_or(true),
+        key: flag.runtime_key.clone(),
+    });
     let mut content_types: Vec<_> = proto.content_type.iter().map(|text| StringMatcher::exact(text.as_str())).collect();
     content_types
         .extend(p.each("content_type_matcher", &proto.content_type_matcher, |p, m| StringMatcher::decode(m, p)));

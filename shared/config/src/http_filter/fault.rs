@@ -1,6 +1,6 @@
 //! `envoy.extensions.filters.http.fault.v3.HTTPFault`: delays, aborts and slow responses on purpose.
 //!
-//! The runtime keys have no effect: weir-proxy has no runtime that could set them, so the configured values hold.
+//! Runtime keys per downstream cluster (`fault.http.CLUSTER.…`) do not exist, nor do statistics.
 
 use std::time::Duration;
 
@@ -27,6 +27,19 @@ pub struct Config {
     /// Only requests with one of these in `x-envoy-downstream-service-node`; empty for all.
     pub downstream_nodes: Vec<String>,
     pub max_active_faults: Option<u32>,
+    pub keys: RuntimeKeys,
+}
+
+/// The runtime keys that override what is configured, when they are set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeKeys {
+    pub delay_percent: String,
+    pub delay_duration: String,
+    pub abort_percent: String,
+    pub abort_http_status: String,
+    pub abort_grpc_status: String,
+    pub max_active_faults: String,
+    pub response_rate_limit_percent: String,
 }
 
 pub type Override = Config;
@@ -82,8 +95,32 @@ impl Decode for Config {
             headers: p.each("headers", &proto.headers, |p, header| HeaderMatcher::decode(header, p)),
             downstream_nodes: proto.downstream_nodes.clone(),
             max_active_faults: proto.max_active_faults,
+            keys: RuntimeKeys::decode(proto),
         };
         (p.count() == before).then_some(config)
+    }
+}
+
+impl Default for RuntimeKeys {
+    fn default() -> Self {
+        Self::decode(&fault::HttpFault::default())
+    }
+}
+
+impl RuntimeKeys {
+    fn decode(proto: &fault::HttpFault) -> Self {
+        let key = |given: &str, usual: &str| {
+            if given.is_empty() { format!("fault.http.{usual}") } else { given.to_owned() }
+        };
+        Self {
+            delay_percent: key(&proto.delay_percent_runtime, "delay.fixed_delay_percent"),
+            delay_duration: key(&proto.delay_duration_runtime, "delay.fixed_duration_ms"),
+            abort_percent: key(&proto.abort_percent_runtime, "abort.abort_percent"),
+            abort_http_status: key(&proto.abort_http_status_runtime, "abort.http_status"),
+            abort_grpc_status: key(&proto.abort_grpc_status_runtime, "abort.grpc_status"),
+            max_active_faults: key(&proto.max_active_faults_runtime, "max_active_faults"),
+            response_rate_limit_percent: key(&proto.response_rate_limit_percent_runtime, "rate_limit.response_percent"),
+        }
     }
 }
 

@@ -1,6 +1,4 @@
 //! `envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit`: token buckets in this process.
-//!
-//! Runtime keys have no effect: weir-proxy has no runtime that could set them, so the configured values hold.
 
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit
 use proto::envoy::r#type::v3 as types;
 
 use super::Decode;
-use crate::core::{self, Fraction};
+use crate::core::{self, Fraction, RuntimeFraction};
 use crate::header::HeaderValueOption;
 use crate::invalid::Problems;
 use crate::matcher::{HeaderMatcher, QueryParameterMatcher};
@@ -19,13 +17,14 @@ use crate::refuse_set;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    pub stat_prefix: String,
     pub status: u16,
     /// The bucket for requests that no descriptor covers, and by default for those too.
     pub bucket: Option<TokenBucket>,
     /// The share of requests that take a token.
-    pub enabled: Fraction,
+    pub enabled: RuntimeFraction,
     /// The share of those that are refused when there is none.
-    pub enforced: Fraction,
+    pub enforced: RuntimeFraction,
     pub request_headers_when_not_enforced: Vec<HeaderValueOption>,
     pub response_headers: Vec<HeaderValueOption>,
     pub descriptors: Vec<Descriptor>,
@@ -98,8 +97,8 @@ impl Decode for Config {
             p.at("rate_limits", |p| p.refuse("has no effect without descriptors"));
         }
         let fraction = |name: &str, proto: &Option<RuntimeFractionalPercent>, p: &mut Problems| match proto {
-            Some(proto) => p.at(name, |p| core::runtime_fraction(proto, p)).map_or(Fraction::NONE, |f| f.value()),
-            None => Fraction::NONE,
+            Some(proto) => p.at(name, |p| core::runtime_fraction(proto, p)).unwrap_or(Fraction::NONE.into()),
+            None => Fraction::NONE.into(),
         };
         let x_ratelimit_headers = match common::XRateLimitHeadersRfcVersion::try_from(proto.enable_x_ratelimit_headers)
         {
@@ -118,6 +117,7 @@ impl Decode for Config {
             p.each(name, protos, |p, proto| HeaderValueOption::decode(proto, p))
         };
         let config = Self {
+            stat_prefix: proto.stat_prefix.clone(),
             status: proto.status.map(|status| status.code).filter(|code| (400..600).contains(code)).unwrap_or(429)
                 as u16,
             bucket: proto.token_bucket.as_ref().and_then(|bucket| p.at("token_bucket", |p| decode_bucket(bucket, p))),

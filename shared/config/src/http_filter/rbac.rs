@@ -29,8 +29,10 @@ pub struct Config {
     pub engine: Option<Engine>,
     /// Its verdict is only noted, in the metadata of the stream.
     pub shadow_engine: Option<Engine>,
-    /// Stands before the names of that metadata.
+    /// Stands before the names of that metadata, and of its statistics.
     pub shadow_rules_stat_prefix: String,
+    /// Stands before the names of the statistics of `engine`.
+    pub rules_stat_prefix: String,
 }
 
 /// `None` switches the filter off.
@@ -96,7 +98,6 @@ impl Decode for Config {
 
     fn decode(proto: &filter::Rbac, p: &mut Problems) -> Option<Self> {
         let before = p.count();
-        // Statistics per rule and their prefix do not exist in weir-proxy; they decide nothing.
         refuse_set!(p, proto; track_per_rule_stats);
         let mut engine = |rules_name: &str, rules: &Option<_>, name: &str, matcher: &Option<_>| match (rules, matcher) {
             (_, Some(matcher)) => {
@@ -112,6 +113,7 @@ impl Decode for Config {
             engine: engine("rules", &proto.rules, "matcher", &proto.matcher),
             shadow_engine: engine("shadow_rules", &proto.shadow_rules, "shadow_matcher", &proto.shadow_matcher),
             shadow_rules_stat_prefix: proto.shadow_rules_stat_prefix.clone(),
+            rules_stat_prefix: proto.rules_stat_prefix.clone(),
         };
         (p.count() == before).then_some(config)
     }

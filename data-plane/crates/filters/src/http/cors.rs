@@ -2,14 +2,26 @@
 //!
 //! A route without a policy on any level is left alone, and so is one that redirects or answers directly.
 
+use std::sync::Arc;
+
 use dp_http::{HeaderName, LocalReply, Method, RequestHead, ResponseHead, name};
 use shared_config::core::{Fraction, RuntimeFraction};
 use shared_config::http_filter::cors::{Config, Override};
 use shared_config::matcher::StringMatcher;
 
+use shared_telemetry::stats;
+
 use crate::filter::{Cx, Flow, HttpFilter};
 use crate::matching::admits;
 use crate::services::Scope;
+
+stats! {
+    /// `http.STAT_PREFIX.cors.`
+    struct Stats {
+        counter origin_valid,
+        counter origin_invalid,
+    }
+}
 
 pub struct Cors {
     origins: Vec<StringMatcher>,
@@ -23,6 +35,9 @@ pub struct Cors {
     allow_private_network: bool,
     forward_not_matching_preflights: bool,
     enabled: Fraction,
+    /// The share of requests that are counted only.
+    shadow_enabled: Fraction,
+    stats: Arc<Stats>,
     request_headers: HeaderName,
     request_private_network: HeaderName,
 }
@@ -35,7 +50,7 @@ impl HttpFilter for Cors {
     type Override = Override;
     type Stream = Origin;
 
-    fn compile(_config: &Config, overrides: &[&Override], _scope: &Scope<'_>) -> Option<Self> {
+    fn compile(_config: &Config, overrides: &[&Override], scope: &Scope<'_>) -> Option<Self> {
         let most_specific = *overrides.last()?;
         let text = |of: fn(&Override) -> &String| {
             overrides.iter().rev().map(|policy| of(policy)).find(|text| !text.is_empty()).cloned().unwrap_or_default()
@@ -45,9 +60,9 @@ impl HttpFilter for Cors {
         let origins = origins.cloned().unwrap_or_default();
         let share =
             |fraction: &Option<RuntimeFraction>, default| fraction.as_ref().map_or(default, RuntimeFraction::value);
-        // A policy in shadow mode is only counted, so with nothing enabled nothing is left to do.
         let enabled = share(&most_specific.enabled, Fraction::ALL);
-        if enabled.numerator == 0 {
+        let shadow_enabled = share(&most_specific.shadow_enabled, Fraction::NONE);
+        if enabled.numerator == 0 && shadow_enabled.numerator == 0 {
             return None;
         }
         Some(Self {
@@ -61,6 +76,8 @@ impl HttpFilter for Cors {
             allow_private_network: flag(|policy| policy.allow_private_network_access).unwrap_or(false),
             forward_not_matching_preflights: flag(|policy| policy.forward_not_matching_preflights).unwrap_or(true),
             enabled,
+            shadow_enabled,
+            stats: Stats::register(scope.registry(), scope.stats("cors")),
             request_headers: HeaderName::new("access-control-request-headers").ok()?,
             request_private_network: HeaderName::new("access-control-request-private-network").ok()?,
         })
@@ -70,10 +87,19 @@ impl HttpFilter for Cors {
         let Some(origin) = head.headers.get(&name::ORIGIN).filter(|origin| !origin.is_empty()) else {
             return Flow::Continue;
         };
-        if !cx.is_forwarded || !admits(self.enabled, cx.random()) {
+        if !cx.is_forwarded {
+            return Flow::Continue;
+        }
+        let is_enabled = admits(self.enabled, cx.random());
+        if !is_enabled && !admits(self.shadow_enabled, cx.random()) {
             return Flow::Continue;
         }
         let is_allowed = self.any_origin || self.origins.iter().any(|matcher| matcher.matches(origin));
+        let count = if is_allowed { self.stats.origin_valid() } else { self.stats.origin_invalid() };
+        count.inc(cx.shard());
+        if !is_enabled {
+            return Flow::Continue;
+        }
         if is_allowed {
             *allowed = Some(origin.into());
         }

@@ -9,12 +9,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use dp_http::flags::Flags;
 use dp_http::{LocalReply, RequestHead, StreamInfo};
-use shared_config::core::Fraction;
-use shared_config::http_filter::fault::{Abort, Config, Delay, Override, Rate};
+use shared_config::core::{Fraction, RuntimeFraction, RuntimeNumber};
+use shared_config::http_filter::fault::{Abort, Config, Delay, Fault as Configured, Override, Rate};
+use shared_telemetry::stats;
 
 use crate::filter::{Cx, Flow, HeaderEdits, HttpFilter, Verdict};
 use crate::matching::{HeaderMatch, admits};
 use crate::services::Scope;
+
+stats! {
+    /// `http.STAT_PREFIX.fault.`
+    struct Stats {
+        counter delays_injected,
+        counter aborts_injected,
+        counter response_rl_injected,
+        counter faults_overflow,
+        gauge active_faults,
+    }
+}
 
 pub struct Fault {
     config: Config,
@@ -22,6 +34,7 @@ pub struct Fault {
     abort_body: Bytes,
     /// Streams that suffer a fault now, on all workers and routes with this configuration.
     active: Arc<AtomicU64>,
+    stats: Arc<Stats>,
 }
 
 /// Whether this stream is counted as active.
@@ -33,16 +46,17 @@ impl HttpFilter for Fault {
     type Stream = Active;
 
     fn compile(config: &Config, overrides: &[&Override], scope: &Scope<'_>) -> Option<Self> {
-        let config = overrides.last().map_or(config, |config| config);
+        let config = in_force(overrides.last().map_or(config, |config| config));
         if config.delay.is_none() && config.abort.is_none() && config.response_rate_limit.is_none() {
             return None;
         }
         let body = if config.abort_body.is_empty() { "fault filter abort" } else { &config.abort_body };
         Some(Self {
-            config: config.clone(),
             headers: HeaderMatch::all(&config.headers),
             abort_body: Bytes::copy_from_slice(body.as_bytes()),
-            active: scope.keep("fault", config, || AtomicU64::new(0)),
+            active: scope.keep("fault", &config, || AtomicU64::new(0)),
+            stats: Stats::register(scope.registry(), scope.stats("fault")),
+            config,
         })
     }
 
@@ -51,13 +65,20 @@ impl HttpFilter for Fault {
             return Flow::Continue;
         }
         if let Some(rate) = self.rate(cx, head) {
-            self.activate(active);
+            self.activate(active, cx.shard());
+            self.stats.response_rl_injected().inc(cx.shard());
             cx.pace_response(rate);
         }
         let delay = self.delay(cx, head);
         let abort = self.abort(cx, head);
         if delay.is_some() || abort.is_some() {
-            self.activate(active);
+            self.activate(active, cx.shard());
+        }
+        if delay.is_some() {
+            self.stats.delays_injected().inc(cx.shard());
+        }
+        if abort.is_some() {
+            self.stats.aborts_injected().inc(cx.shard());
         }
         match (delay, abort) {
             (None, None) => Flow::Continue,
@@ -72,8 +93,9 @@ impl HttpFilter for Fault {
         }
     }
 
-    fn on_end(&self, active: &mut Active, _info: &StreamInfo) {
+    fn on_end(&self, active: &mut Active, info: &StreamInfo) {
         if std::mem::take(active) {
+            self.stats.active_faults().dec(info.connection.shard());
             self.active.fetch_sub(1, Relaxed);
         }
     }
@@ -82,10 +104,6 @@ impl HttpFilter for Fault {
 impl Fault {
     fn applies(&self, cx: &Cx<'_>, head: &RequestHead) -> bool {
         let config = &self.config;
-        // Two workers may both pass at the edge; like Envoy's, this limit is not exact.
-        if config.max_active_faults.is_some_and(|max| self.active.load(Relaxed) >= max.into()) {
-            return false;
-        }
         if !config.upstream_cluster.is_empty()
             && cx.info.upstream.cluster.as_deref() != Some(config.upstream_cluster.as_str())
         {
@@ -97,11 +115,20 @@ impl Fault {
                 return false;
             }
         }
-        self.headers.iter().all(|header| header.matches(head))
+        if !self.headers.iter().all(|header| header.matches(head)) {
+            return false;
+        }
+        // Two workers may both pass at the edge; like Envoy's, this limit is not exact.
+        if config.max_active_faults.is_some_and(|max| self.active.load(Relaxed) >= max.into()) {
+            self.stats.faults_overflow().inc(cx.shard());
+            return false;
+        }
+        true
     }
 
-    fn activate(&self, active: &mut Active) {
+    fn activate(&self, active: &mut Active, shard: usize) {
         if !std::mem::replace(active, true) {
+            self.stats.active_faults().inc(shard);
             self.active.fetch_add(1, Relaxed);
         }
     }
@@ -148,6 +175,47 @@ impl Fault {
         };
         admits(share, cx.random()).then(|| kib.saturating_mul(1024))
     }
+}
+
+/// The configuration with what runtime keys say in its place.
+fn in_force(config: &Config) -> Config {
+    let mut config = config.clone();
+    let keys = &config.keys;
+    let number = |key: &str, default: u32| RuntimeNumber { default, key: key.to_owned() }.value();
+    if let Some(fault) = &mut config.delay {
+        fault.percentage = share_in_force(fault, &keys.delay_percent);
+        if let Delay::Fixed(delay) = &mut fault.what {
+            let millis = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
+            let asked = number(&keys.delay_duration, millis);
+            if asked != u64::from(millis) {
+                *delay = Duration::from_millis(asked);
+            }
+        }
+    }
+    if let Some(fault) = &mut config.abort {
+        fault.percentage = share_in_force(fault, &keys.abort_percent);
+        // A status that is none leaves the configured one.
+        match &mut fault.what {
+            Abort::Http(status) => {
+                let asked = u16::try_from(number(&keys.abort_http_status, (*status).into())).unwrap_or(*status);
+                *status = if (200..600).contains(&asked) { asked } else { *status };
+            }
+            Abort::Grpc(status) => {
+                *status = u8::try_from(number(&keys.abort_grpc_status, (*status).into())).unwrap_or(*status);
+            }
+            Abort::Header => {}
+        }
+    }
+    if let Some(fault) = &mut config.response_rate_limit {
+        fault.percentage = share_in_force(fault, &keys.response_rate_limit_percent);
+    }
+    let most = number(&keys.max_active_faults, config.max_active_faults.unwrap_or(u32::MAX));
+    config.max_active_faults = u32::try_from(most).ok().filter(|most| *most != u32::MAX);
+    config
+}
+
+fn share_in_force<T>(fault: &Configured<T>, key: &str) -> Fraction {
+    RuntimeFraction { default: fault.percentage, key: key.to_owned() }.value()
 }
 
 fn number(head: &RequestHead, header: &str) -> Option<u64> {

@@ -10,10 +10,25 @@ use std::time::{Duration, Instant};
 use dp_http::flags::Flags;
 use dp_http::{LocalReply, RequestHead, ResponseHead, name};
 use shared_config::http_filter::health_check::{Config, Mode, Override};
+use shared_telemetry::stats;
 
 use crate::filter::{Cx, Flow, HttpFilter};
 use crate::matching::HeaderMatch;
 use crate::services::{Health, Scope};
+
+stats! {
+    /// `http.STAT_PREFIX.health_check.`
+    struct Stats {
+        counter request_total,
+        counter ok,
+        counter failed,
+        counter degraded,
+        counter cached_response,
+        counter failed_cluster_not_found,
+        counter failed_cluster_empty,
+        counter failed_cluster_unhealthy,
+    }
+}
 
 pub struct HealthCheck {
     mode: Mode,
@@ -21,6 +36,7 @@ pub struct HealthCheck {
     health: Arc<dyn Health>,
     node_cluster: Arc<str>,
     cached: Arc<Cached>,
+    stats: Arc<Stats>,
 }
 
 /// The last answer of the origin, in one word so that workers share it without a lock: the moment in milliseconds
@@ -48,6 +64,7 @@ impl HttpFilter for HealthCheck {
             headers: HeaderMatch::all(&config.headers),
             health: Arc::clone(&scope.services.health),
             node_cluster: Arc::clone(&scope.services.node_cluster),
+            stats: Stats::register(scope.registry(), scope.stats("health_check")),
             cached: scope.keep("health_check", config, || Cached { since, answer: AtomicU64::new(0) }),
         })
     }
@@ -58,13 +75,19 @@ impl HttpFilter for HealthCheck {
         }
         stream.is_check = true;
         cx.info.health_check = true;
+        self.stats.request_total().inc(cx.shard());
         let reply = match &self.mode {
             _ if self.health.is_failing() => failed("health_check_failed"),
             Mode::PassThrough { cache_time } => match cache_time.and_then(|_| self.cached.get(cx.now)) {
-                Some((status, is_degraded)) => cached(status, is_degraded),
+                Some((status, is_degraded)) => {
+                    self.stats.cached_response().inc(cx.shard());
+                    cached(status, is_degraded)
+                }
                 None => return Flow::Continue,
             },
-            Mode::Answer { cluster_min_healthy_percentages } => self.answer(cluster_min_healthy_percentages),
+            Mode::Answer { cluster_min_healthy_percentages } => {
+                self.answer(cluster_min_healthy_percentages, cx.shard())
+            }
         };
         stream.is_cached = true;
         Flow::Reply(Box::new(reply))
@@ -72,6 +95,12 @@ impl HttpFilter for HealthCheck {
 
     fn on_response(&self, stream: &mut Stream, cx: &mut Cx<'_>, head: &mut ResponseHead) -> Flow {
         if stream.is_check {
+            let is_ok = (200..300).contains(&head.status);
+            let count = if is_ok { self.stats.ok() } else { self.stats.failed() };
+            count.inc(cx.shard());
+            if head.headers.contains(&name::X_ENVOY_DEGRADED) {
+                self.stats.degraded().inc(cx.shard());
+            }
             if let Mode::PassThrough { cache_time: Some(time) } = self.mode
                 && !stream.is_cached
             {
@@ -86,17 +115,20 @@ impl HttpFilter for HealthCheck {
 }
 
 impl HealthCheck {
-    fn answer(&self, percentages: &BTreeMap<String, f64>) -> LocalReply {
+    fn answer(&self, percentages: &BTreeMap<String, f64>, shard: usize) -> LocalReply {
         for (name, percent) in percentages {
             let Some(cluster) = self.health.cluster(name) else {
+                self.stats.failed_cluster_not_found().inc(shard);
                 return failed("health_check_failed_cluster_not_found");
             };
             // A cluster without endpoints is well only when nobody asks it to have healthy ones.
             if cluster.total == 0 && *percent > 0.0 {
+                self.stats.failed_cluster_empty().inc(shard);
                 return failed("health_check_failed_cluster_empty");
             }
             let healthy = (cluster.healthy + cluster.degraded) as f64;
             if 100.0 * healthy < cluster.total as f64 * percent {
+                self.stats.failed_cluster_unhealthy().inc(shard);
                 return failed("health_check_failed_cluster_unhealthy");
             }
         }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use dp_http::flags::Flags;
 use dp_http::{LocalReply, RequestHead, ResponseHead, name};
+use shared_config::core::Fraction;
 use shared_config::http_filter::local_ratelimit::{Config, Override};
+use shared_telemetry::stats;
 
 use crate::bucket::Bucket;
 use crate::fields::AddField;
@@ -22,8 +24,21 @@ mod limiter;
 use descriptor::Generator;
 use limiter::{Limiter, PerConnection};
 
+stats! {
+    /// `STAT_PREFIX.http_local_rate_limit.`
+    struct Stats {
+        counter enabled,
+        counter ok,
+        counter rate_limited,
+        counter enforced,
+    }
+}
+
 pub struct LocalRatelimit {
     config: Config,
+    enabled: Fraction,
+    enforced: Fraction,
+    stats: Arc<Stats>,
     generators: Box<[Generator]>,
     limits: Limits,
     request_fields: Box<[AddField]>,
@@ -50,7 +65,8 @@ impl HttpFilter for LocalRatelimit {
             scope.refuse("token_bucket: required on a route");
             return None;
         }
-        if config.enabled.numerator == 0 {
+        let enabled = config.enabled.value();
+        if enabled.numerator == 0 {
             return None;
         }
         // What the tokens depend on, and nothing else: another text for the reply must not fill the buckets.
@@ -62,7 +78,13 @@ impl HttpFilter for LocalRatelimit {
         } else {
             Limits::Shared(scope.keep("local_ratelimit", &identity, || Limiter::new(config, now)))
         };
+        let name = format!("{}.http_local_rate_limit", config.stat_prefix);
+        let names = shared_telemetry::Scope::new(&name, "http_local_rate_limit")
+            .label("envoy_local_http_ratelimit_prefix", &config.stat_prefix);
         Some(Self {
+            enabled,
+            enforced: config.enforced.value(),
+            stats: Stats::register(scope.registry(), names),
             generators: config.rate_limits.iter().map(|limit| Generator::compile(limit, scope)).collect(),
             limits,
             request_fields: AddField::compile_all(&config.request_headers_when_not_enforced, scope),
@@ -72,9 +94,10 @@ impl HttpFilter for LocalRatelimit {
     }
 
     fn on_request(&self, told: &mut Told, cx: &mut Cx<'_>, head: &mut RequestHead) -> Flow {
-        if !admits(self.config.enabled, cx.random()) {
+        if !admits(self.enabled, cx.random()) {
             return Flow::Continue;
         }
+        self.stats.enabled().inc(cx.shard());
         let descriptors: Vec<_> =
             self.generators.iter().filter_map(|generator| generator.descriptor(cx.info, head)).collect();
         let verdict = match &self.limits {
@@ -86,14 +109,17 @@ impl HttpFilter for LocalRatelimit {
             told.0.clone_from(&bucket);
         }
         if verdict.is_allowed {
+            self.stats.ok().inc(cx.shard());
             return Flow::Continue;
         }
-        if !admits(self.config.enforced, cx.random()) {
+        self.stats.rate_limited().inc(cx.shard());
+        if !admits(self.enforced, cx.random()) {
             for field in &self.request_fields {
                 field.add_to_request(cx.info, head);
             }
             return Flow::Continue;
         }
+        self.stats.enforced().inc(cx.shard());
         Flow::Reply(Box::new(self.reply(cx, head, bucket.as_deref())))
     }
 

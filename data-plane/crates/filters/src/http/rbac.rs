@@ -3,9 +3,11 @@
 //! Everything is compiled when the snapshot is; an expression that fails on a request counts as one that does not match.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dp_http::{LocalReply, RequestHead};
 use shared_config::http_filter::rbac::{self, Action, Config, PerRoute};
+use shared_telemetry::stats;
 
 use crate::filter::{Cx, Flow, HttpFilter};
 use crate::services::Scope;
@@ -18,13 +20,30 @@ use attributes::Expression;
 use matcher::Matcher;
 use rule::Rule;
 
+stats! {
+    /// `http.STAT_PREFIX.rbac.`, then the prefix of the rules.
+    struct Stats {
+        counter allowed,
+        counter denied,
+    }
+}
+
+stats! {
+    /// `http.STAT_PREFIX.rbac.`, then the prefix of the shadow rules.
+    struct ShadowStats {
+        counter shadow_allowed,
+        counter shadow_denied,
+    }
+}
+
 pub struct Rbac {
-    engine: Option<Engine>,
+    engine: Option<(Engine, Arc<Stats>)>,
     shadow: Option<Shadow>,
 }
 
 struct Shadow {
     engine: Engine,
+    stats: Arc<ShadowStats>,
     policy_key: String,
     result_key: String,
 }
@@ -54,7 +73,7 @@ impl HttpFilter for Rbac {
     type Override = PerRoute;
     type Stream = ();
 
-    fn compile(config: &Config, overrides: &[&PerRoute], _scope: &Scope<'_>) -> Option<Self> {
+    fn compile(config: &Config, overrides: &[&PerRoute], scope: &Scope<'_>) -> Option<Self> {
         let config = match overrides.last() {
             Some(PerRoute(config)) => config.as_ref()?,
             None => config,
@@ -64,9 +83,13 @@ impl HttpFilter for Rbac {
         }
         let prefix = &config.shadow_rules_stat_prefix;
         Some(Self {
-            engine: config.engine.as_ref().map(Engine::compile),
+            engine: config.engine.as_ref().map(|engine| {
+                let stats = Stats::register(scope.registry(), stats_scope(scope, &config.rules_stat_prefix));
+                (Engine::compile(engine), stats)
+            }),
             shadow: config.shadow_engine.as_ref().map(|engine| Shadow {
                 engine: Engine::compile(engine),
+                stats: ShadowStats::register(scope.registry(), stats_scope(scope, prefix)),
                 policy_key: format!("{prefix}shadow_effective_policy_id"),
                 result_key: format!("{prefix}shadow_engine_result"),
             }),
@@ -76,26 +99,37 @@ impl HttpFilter for Rbac {
     fn on_request(&self, _s: &mut (), cx: &mut Cx<'_>, head: &mut RequestHead) -> Flow {
         if let Some(shadow) = &self.shadow {
             let decision = shadow.engine.decide(cx, head);
-            let result = if decision.is_allowed { "allowed" } else { "denied" };
+            let (result, count) = match decision.is_allowed {
+                true => ("allowed", shadow.stats.shadow_allowed()),
+                false => ("denied", shadow.stats.shadow_denied()),
+            };
+            count.inc(cx.shard());
             let metadata = metadata(cx, "envoy.filters.http.rbac");
             metadata.insert(shadow.result_key.clone(), result.into());
             if let Some(policy) = decision.policy {
                 metadata.insert(shadow.policy_key.clone(), policy.into());
             }
         }
-        let Some(engine) = &self.engine else { return Flow::Continue };
+        let Some((engine, stats)) = &self.engine else { return Flow::Continue };
         let decision = engine.decide(cx, head);
         if let Some(log) = decision.log {
             metadata(cx, "envoy.common").insert("access_log_hint".into(), log.to_string());
         }
         if decision.is_allowed {
+            stats.allowed().inc(cx.shard());
             return Flow::Continue;
         }
+        stats.denied().inc(cx.shard());
         // White space would shift the columns of an access log.
         let policy = decision.policy.unwrap_or("none").replace(|c: char| c.is_ascii_whitespace(), "_");
         let details = format!("rbac_access_denied_matched_policy[{policy}]");
         Flow::Reply(Box::new(LocalReply::new(403, details).body("RBAC: access denied")))
     }
+}
+
+fn stats_scope(scope: &Scope<'_>, prefix: &str) -> shared_telemetry::Scope {
+    let all = scope.stats("rbac");
+    if prefix.is_empty() { all } else { all.child(prefix) }
 }
 
 fn metadata<'c>(cx: &'c mut Cx<'_>, namespace: &str) -> &'c mut BTreeMap<String, String> {

@@ -1,11 +1,10 @@
 //! Runs of made-up chains: order, holds, waits, replies, reroutes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dp_http::{HeaderName, Method};
-use shared_config::core::Fraction;
+use shared_config::core::{ConfigSource, Fraction, Source};
 use shared_config::http_filter::{
     ConfigDiscovery, FilterOverride, FilterSource, HttpFilter, HttpFilterConfig, PerRouteConfig, buffer, compressor,
     cors, fault, rbac, router,
@@ -15,8 +14,8 @@ use shared_config::matcher::StringMatcher;
 use super::*;
 use crate::chain::{Compiler, Level};
 use crate::filter::{HeaderEdit, HeaderEdits};
-use crate::services::{KeepStore, Services};
-use crate::testing::{Proxy, answer, compile, connection, filter, info, well};
+use crate::services::KeepStore;
+use crate::testing::{Proxy, answer, compile, connection, filter, info, services, well};
 
 fn router() -> HttpFilter {
     filter("router", HttpFilterConfig::Router(router::Config::default()))
@@ -77,13 +76,7 @@ async fn a_disabled_filter_does_nothing_until_a_route_switches_it_on() {
 async fn the_most_specific_level_decides_whether_a_filter_runs() {
     let filters = [filter("fault", aborting(500)), router()];
     let keep = KeepStore::default();
-    let services = Services {
-        keep: &keep,
-        health: Arc::new(well()),
-        discovered: &|_| None,
-        node_cluster: "".into(),
-        now: Instant::now(),
-    };
+    let services = services(&keep, well());
     let level = |disabled| BTreeMap::from([("fault".to_owned(), PerRouteConfig { disabled, config: None })]);
     let (off, on) = (level(true), level(false));
     let compiler = Compiler::new(&filters, "place", &services);
@@ -99,6 +92,7 @@ async fn the_most_specific_level_decides_whether_a_filter_runs() {
 async fn a_filter_whose_configuration_did_not_come_refuses_requests() {
     let discovery = |default_config| {
         let source = FilterSource::Discovery(ConfigDiscovery {
+            source: ConfigSource { source: Source::Ads, initial_fetch_timeout: None },
             default_config,
             apply_default_config_without_warming: false,
             type_names: vec![],
@@ -137,9 +131,11 @@ async fn reroute_keeps_what_was_passed_and_goes_on_with_the_new_chain() {
 }
 
 fn compressing() -> HttpFilterConfig {
-    let direction = compressor::Direction { enabled: true, min_content_length: 0, content_types: vec![] };
+    let direction = compressor::Direction { enabled: true.into(), min_content_length: 0, content_types: vec![] };
     HttpFilterConfig::Compressor(compressor::Config {
         library: compressor::Library::Gzip { level: 6 },
+        library_name: String::new(),
+        response_stats: false,
         request: Some(direction.clone()),
         response: direction,
         disable_on_etag_header: false,
@@ -172,13 +168,7 @@ async fn a_held_body_is_shown_once_to_each_reader_before_and_after_the_holder() 
 fn routes_without_overrides_share_one_chain() {
     let filters = [filter("fault", aborting(500)), router()];
     let keep = KeepStore::default();
-    let services = Services {
-        keep: &keep,
-        health: Arc::new(well()),
-        discovered: &|_| None,
-        node_cluster: "".into(),
-        now: Instant::now(),
-    };
+    let services = services(&keep, well());
     let compiler = Compiler::new(&filters, "place", &services);
     let odd = BTreeMap::from([("not in the chain".to_owned(), PerRouteConfig { disabled: true, config: None })]);
     let (one, two) = (compiler.chain(&[]), compiler.chain(&[Level { name: "odd", configs: &odd }]));

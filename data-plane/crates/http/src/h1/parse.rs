@@ -44,8 +44,9 @@ struct Seen {
     expects_continue: bool,
 }
 
-/// Reads a whole request head, ending with its empty line.
-pub(super) fn request(bytes: &[u8], rules: &FieldRules) -> Result<ParsedRequest, HeadError> {
+/// Reads a whole request head, ending with its empty line. With `chunked_length` a length beside a chunked body is
+/// dropped instead of refused.
+pub(super) fn request(bytes: &[u8], rules: &FieldRules, chunked_length: bool) -> Result<ParsedRequest, HeadError> {
     let mut block = &bytes[..bytes.len() - 2];
     let line = fields::line(&mut block)?;
     let (method, target, protocol) = request_line(line)?;
@@ -66,6 +67,9 @@ pub(super) fn request(bytes: &[u8], rules: &FieldRules) -> Result<ParsedRequest,
         Ok(true)
     })?;
     set_target(&mut head, target, host)?;
+    if chunked_length && seen.chunked && seen.length.take().is_some() {
+        head.headers.remove(&name::CONTENT_LENGTH);
+    }
     let body = request_body(&seen, protocol)?;
     seen.normalise_length(&mut head.headers);
     if protocol == Protocol::Http11 && seen.upgrade_nominated && seen.upgrade {

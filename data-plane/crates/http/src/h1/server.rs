@@ -38,6 +38,8 @@ pub struct ServerOptions {
     pub accept_http10: bool,
     /// Accept targets like `http://host/path` (Envoy's `allow_absolute_url`).
     pub absolute_urls: bool,
+    /// Take requests with `content-length` beside a chunked body, without the former (Envoy's `allow_chunked_length`).
+    pub chunked_length: bool,
     /// A client that shut down its sending half still gets its response; otherwise that counts as going away.
     pub half_close: bool,
     /// How much output may wait before `poll_ready` waits.
@@ -58,6 +60,7 @@ impl Default for ServerOptions {
             proper_case: false,
             accept_http10: true,
             absolute_urls: true,
+            chunked_length: false,
             half_close: false,
             output_limit: 64 * 1024,
             drain_limit: 64 * 1024,
@@ -234,7 +237,7 @@ impl ServerConn {
         let rules = FieldRules { max_fields: self.options.max_headers, underscores: self.options.underscores };
         let bytes = &self.wire.input.bytes[..size];
         let absolute = !self.options.absolute_urls && is_absolute(bytes);
-        let parsed = parse::request(bytes, &rules);
+        let parsed = parse::request(bytes, &rules, self.options.chunked_length);
         self.wire.consume_head(size);
         let parsed = parsed?;
         if parsed.head.protocol == Protocol::Http10 && !self.options.accept_http10 {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use h2::PingPong;
 use tokio::time::{Instant, Sleep, sleep};
@@ -15,11 +16,18 @@ pub(super) struct KeepAlive {
     waiting: bool,
 }
 
+impl Ping {
+    /// How long to wait this time.
+    fn next(self) -> Duration {
+        self.interval + self.jitter.mul_f64(fastrand::f64())
+    }
+}
+
 impl KeepAlive {
     /// `None` when no pings are wanted.
     pub(super) fn new(ping: Option<Ping>, pings: Option<PingPong>) -> Option<Self> {
         let ping = ping?;
-        Some(Self { ping, pings: pings?, timer: Box::pin(sleep(ping.interval)), waiting: false })
+        Some(Self { ping, pings: pings?, timer: Box::pin(sleep(ping.next())), waiting: false })
     }
 
     /// Ready when the peer is gone.
@@ -29,7 +37,7 @@ impl KeepAlive {
                 match self.pings.poll_pong(cx) {
                     Poll::Ready(Ok(_)) => {
                         self.waiting = false;
-                        self.timer.as_mut().reset(Instant::now() + self.ping.interval);
+                        self.timer.as_mut().reset(Instant::now() + self.ping.next());
                     }
                     // The connection reports its own failure.
                     Poll::Ready(Err(_)) => return Poll::Pending,

@@ -32,6 +32,8 @@ pub struct Limits {
 pub struct Ping {
     pub interval: Duration,
     pub timeout: Duration,
+    /// At most this much is added to `interval` by chance, so that many connections do not ask at once.
+    pub jitter: Duration,
 }
 
 #[derive(Debug, Clone, Default)]

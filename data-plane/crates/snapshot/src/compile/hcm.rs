@@ -32,7 +32,7 @@ pub(super) fn compile(
         RouteSource::Rds { name, .. } => inputs.routes.get(name).and_then(Option::as_deref).unwrap_or(&empty),
     };
     let mut files = std::mem::take(&mut environment.files);
-    let services = environment.services(&discovered);
+    let services = environment.services(&config.stat_prefix, &discovered);
     let compiler = Compiler::new(&config.http_filters, place, &services);
     let table = route::table(routes, &compiler, &mut files);
     let filters = compiler.chain(&[]);
@@ -72,6 +72,7 @@ fn http1(config: &Config) -> h1::ServerOptions {
         proper_case: config.http1.proper_case_words,
         accept_http10: config.http1.accept_http_10,
         absolute_urls: config.http1.allow_absolute_url,
+        chunked_length: config.http1.allow_chunked_length,
         ..h1::ServerOptions::default()
     }
 }
@@ -92,7 +93,8 @@ fn http2(config: &Config) -> h2::ServerOptions {
             header_table_size: options.hpack_table_size.unwrap_or(default.header_table_size),
             ping: options.keepalive.and_then(|keepalive| {
                 let interval = keepalive.interval.filter(|interval| *interval > Duration::ZERO)?;
-                Some(Ping { interval, timeout: keepalive.timeout })
+                let jitter = interval.mul_f64(f64::from(keepalive.jitter_percent) / 100.0);
+                Some(Ping { interval, timeout: keepalive.timeout, jitter })
             }),
             ..default
         },

@@ -24,8 +24,20 @@ impl Candidate {
     }
 }
 
+/// What decided a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The encoding was named.
+    Named,
+    Identity,
+    /// `*` stood for it.
+    Star,
+    /// Nothing that is acceptable was named.
+    Nothing,
+}
+
 /// The encoding with the highest weight, the first named among equals; `None` for no compression.
-pub(super) fn choose(accepts: &str, content_type: &str, candidates: &[Candidate]) -> Option<&'static str> {
+pub(super) fn choose(accepts: &str, content_type: &str, candidates: &[Candidate]) -> (Why, Option<&'static str>) {
     let wanted = || accepts.split(',').filter_map(parse);
     // One filter an encoding: the first of those that take this type, unless the client refuses the encoding.
     let usable = |candidate: &&Candidate| {
@@ -43,9 +55,12 @@ pub(super) fn choose(accepts: &str, content_type: &str, candidates: &[Candidate]
         }
     }
     match choice {
-        (_, 0.0) | ("identity", _) => None,
-        ("*", _) => candidates.iter().find(usable).map(|candidate| candidate.encoding),
-        (encoding, _) => candidates.iter().find(|candidate| candidate.encoding == encoding).map(|c| c.encoding),
+        (_, 0.0) => (Why::Nothing, None),
+        ("identity", _) => (Why::Identity, None),
+        ("*", _) => (Why::Star, candidates.iter().find(usable).map(|candidate| candidate.encoding)),
+        (encoding, _) => {
+            (Why::Named, candidates.iter().find(|candidate| candidate.encoding == encoding).map(|c| c.encoding))
+        }
     }
 }
 
@@ -76,7 +91,7 @@ mod tests {
 
     fn check(accepts: &str, expected: Option<&str>) {
         let candidates = [candidate("gzip", &["a/b"], false), candidate("br", &["a/b", "c/d"], false)];
-        assert_eq!(choose(accepts, "a/b", &candidates), expected, "{accepts}");
+        assert_eq!(choose(accepts, "a/b", &candidates).1, expected, "{accepts}");
     }
 
     #[test]
@@ -108,12 +123,12 @@ mod tests {
     #[test]
     fn a_compressor_that_does_not_take_the_type_is_not_in_the_choice() {
         let candidates = [candidate("gzip", &["a/b"], false), candidate("br", &["c/d"], false)];
-        assert_eq!(choose("gzip, br;q=0.5", "c/d", &candidates), Some("br"));
+        assert_eq!(choose("gzip, br;q=0.5", "c/d", &candidates).1, Some("br"));
     }
 
     #[test]
     fn choose_first_decides_between_equals() {
         let candidates = [candidate("gzip", &[], false), candidate("br", &[], true)];
-        assert_eq!(choose("gzip, br", "", &candidates), Some("br"));
+        assert_eq!(choose("gzip, br", "", &candidates).1, Some("br"));
     }
 }

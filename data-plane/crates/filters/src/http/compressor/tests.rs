@@ -23,10 +23,15 @@ const ZSTD: Library = Library::Zstd { level: 3, checksum: true };
 const TEXT: &str = "a text that is long enough to be compressed, long enough to be compressed";
 
 fn config(library: Library) -> Config {
-    let direction =
-        Direction { enabled: true, min_content_length: 30, content_types: vec![StringMatcher::exact("text/plain")] };
+    let direction = Direction {
+        enabled: true.into(),
+        min_content_length: 30,
+        content_types: vec![StringMatcher::exact("text/plain")],
+    };
     Config {
         library,
+        library_name: "text".into(),
+        response_stats: true,
         request: None,
         response: direction,
         disable_on_etag_header: false,
@@ -168,7 +173,7 @@ async fn a_route_switches_compression_off_or_on() {
     let exchange = send(&[config(GZIP)], &[Override::Disabled], "gzip", &text()).await;
     assert!(!exchange.head.headers.contains("content-encoding"));
     let mut off = config(GZIP);
-    off.response.enabled = false;
+    off.response.enabled = false.into();
     let on = Override::Overrides { enable_response: true, remove_accept_encoding_header: None, library: Some(ZSTD) };
     let exchange = send(&[off], &[on], "gzip, zstd;q=0.9", &text()).await;
     assert_eq!(exchange.head.headers.text("content-encoding"), Some("zstd"));
@@ -195,4 +200,33 @@ async fn a_request_is_compressed_where_that_is_asked_for() {
     let (head, body) = exchange.upstream.unwrap();
     assert_eq!(head.headers.text("content-encoding"), Some("gzip"));
     assert_eq!(decoded(Some("gzip"), &body), format!("{TEXT}end"));
+}
+
+/// The two blocks of this filter have no order.
+fn sorted(counted: &str) -> String {
+    let mut parts: Vec<&str> = counted.split(", ").collect();
+    parts.sort_unstable();
+    parts.join(", ")
+}
+
+#[tokio::test]
+async fn what_is_compressed_and_why_not_is_counted() {
+    let counted = async |config: Config, accepts: &str, origin: &Origin| {
+        let counted = send(&[config], &[], accepts, origin).await.counted;
+        sorted(&counted.replace("compressor.text.gzip.response.", ""))
+    };
+    let used = counted(config(GZIP), "gzip", &text()).await;
+    let length = |prefix: &str| used.split(", ").find_map(|part| part.strip_prefix(prefix)?.parse::<usize>().ok());
+    assert_eq!(length("total_uncompressed_bytes: "), Some(146));
+    assert!(length("total_compressed_bytes: ").is_some_and(|bytes| bytes < 146), "{used}");
+    assert!(used.contains("compressed: 1") && used.contains("header_compressor_used: 1"), "{used}");
+    let passed = |why: &str| sorted(&format!("not_compressed: 1, {why}: 1"));
+    assert_eq!(counted(config(GZIP), "", &text()).await, passed("no_accept_header"));
+    assert_eq!(counted(config(GZIP), "identity", &text()).await, passed("header_identity"));
+    assert_eq!(counted(config(GZIP), "br", &text()).await, passed("header_not_valid"));
+    let short = answer(200, &[("content-length", "2")], &["ab"]);
+    assert_eq!(counted(config(GZIP), "gzip", &short).await, passed("content_length_too_small"));
+    let tagged = Config { disable_on_etag_header: true, ..config(GZIP) };
+    let etag = answer(200, &[("etag", "x")], &[TEXT]);
+    assert_eq!(counted(tagged, "gzip", &etag).await, passed("not_compressed_etag"));
 }

@@ -114,3 +114,21 @@ async fn the_most_specific_policy_decides_whether_it_is_enabled() {
     };
     check(&[policy(), off], preflight("https://a.example"), true, "").await;
 }
+
+#[tokio::test]
+async fn origins_are_counted_also_where_the_policy_is_only_tried() {
+    let counted = async |policy: &Override, origin: &str| {
+        let router = HttpFilterConfig::Router(router::Config::default());
+        let filters = [filter("cors", HttpFilterConfig::Cors(Config {})), filter("router", router)];
+        let proxy = Proxy::with(&filters, &[("cors", FilterOverride::Cors(policy.clone()))], &KeepStore::default());
+        let exchange = proxy.exchange(preflight(origin), &[], &answer(201, &[], &[])).await;
+        (exchange.counted, exchange.upstream.is_some())
+    };
+    let tried =
+        Override { enabled: Some(Fraction::NONE.into()), shadow_enabled: Some(Fraction::ALL.into()), ..policy() };
+    assert_eq!(counted(&tried, "https://a.example").await, ("cors.origin_valid: 1".into(), true));
+    assert_eq!(counted(&tried, "https://b.example").await, ("cors.origin_invalid: 1".into(), true));
+    assert_eq!(counted(&policy(), "https://a.example").await, ("cors.origin_valid: 1".into(), false));
+    let off = Override { enabled: Some(Fraction::NONE.into()), ..policy() };
+    assert_eq!(counted(&off, "https://a.example").await, (String::new(), true));
+}

@@ -134,3 +134,14 @@ async fn a_route_replaces_the_configuration_of_the_chain() {
     let exchange = proxy.exchange(RequestHead::new(Method::Get, "h", "/"), &[], &answer(200, &[], &[])).await;
     assert_eq!(exchange.head.status, 502);
 }
+
+#[tokio::test(start_paused = true)]
+async fn faults_are_counted_by_kind() {
+    let delay = always(Delay::Fixed(Duration::from_millis(1)));
+    let rate = always(Rate::Fixed(2));
+    let all = Config { delay, response_rate_limit: rate, ..abort(500) };
+    let counted = send(&all, &[]).await.0.counted;
+    assert_eq!(counted, "fault.delays_injected: 1, fault.aborts_injected: 1, fault.response_rl_injected: 1");
+    let none = Config { max_active_faults: Some(0), ..abort(500) };
+    assert_eq!(send(&none, &[]).await.0.counted, "fault.faults_overflow: 1");
+}

@@ -81,3 +81,21 @@ async fn the_answer_of_the_origin_is_kept_for_the_cache_time() {
     proxy.now += Duration::from_secs(6);
     assert_eq!(get(&proxy, "/healthz", 200).await.head.status, 200);
 }
+
+#[tokio::test]
+async fn checks_are_counted_by_their_outcome() {
+    let answering = |percentages: &[(&str, f64)]| Mode::Answer {
+        cluster_min_healthy_percentages: percentages.iter().map(|(name, p)| ((*name).to_owned(), *p)).collect(),
+    };
+    let counted = async |mode: Mode, status: u16| get(&proxy(mode, well()), "/healthz", status).await.counted;
+    let (total, ok) = ("health_check.request_total: 1", "health_check.ok: 1");
+    assert_eq!(counted(answering(&[]), 200).await, format!("{total}, {ok}"));
+    let missing = "health_check.failed: 1, health_check.failed_cluster_not_found: 1";
+    assert_eq!(counted(answering(&[("x", 1.0)]), 200).await, format!("{total}, {missing}"));
+    assert_eq!(counted(Mode::PassThrough { cache_time: None }, 200).await, format!("{total}, {ok}"));
+    assert_eq!(counted(Mode::PassThrough { cache_time: None }, 500).await, format!("{total}, health_check.failed: 1"));
+    let kept = proxy(Mode::PassThrough { cache_time: Some(Duration::from_secs(5)) }, well());
+    get(&kept, "/healthz", 200).await;
+    let counted = get(&kept, "/healthz", 200).await.counted;
+    assert_eq!(counted, "health_check.request_total: 2, health_check.ok: 2, health_check.cached_response: 1");
+}

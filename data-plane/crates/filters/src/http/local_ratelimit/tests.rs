@@ -16,10 +16,11 @@ fn bucket(max_tokens: u32) -> TokenBucket {
 
 fn config(max_tokens: u32) -> Config {
     Config {
+        stat_prefix: "limit".into(),
         status: 429,
         bucket: Some(bucket(max_tokens)),
-        enabled: Fraction::ALL,
-        enforced: Fraction::ALL,
+        enabled: Fraction::ALL.into(),
+        enforced: Fraction::ALL.into(),
         request_headers_when_not_enforced: vec![],
         response_headers: vec![],
         descriptors: vec![],
@@ -88,11 +89,11 @@ async fn the_response_tells_limit_rest_and_reset_as_envoy_does() {
 
 #[tokio::test]
 async fn nothing_is_limited_unless_enabled_nor_refused_unless_enforced() {
-    let off = Config { enabled: Fraction::NONE, ..config(1) };
+    let off = Config { enabled: Fraction::NONE.into(), ..config(1) };
     check(&proxy(&off, &[], &KeepStore::default()), &[("/", &[], 200), ("/", &[], 200)]).await;
     let action = AppendAction::AppendIfExistsOrAdd;
     let mark = HeaderValueOption { name: "x-over".into(), value: "1".into(), action, keep_empty_value: false };
-    let lax = Config { enforced: Fraction::NONE, request_headers_when_not_enforced: vec![mark], ..config(1) };
+    let lax = Config { enforced: Fraction::NONE.into(), request_headers_when_not_enforced: vec![mark], ..config(1) };
     let proxy = proxy(&lax, &[], &KeepStore::default());
     for marked in [false, true] {
         let (head, _) = get(&proxy, "/", &[]).await.upstream.unwrap();
@@ -198,4 +199,13 @@ async fn a_grpc_client_is_told_that_resources_are_exhausted() {
     let proxy = proxy(&Config { resource_exhausted: true, ..config(1) }, &[], &KeepStore::default());
     check(&proxy, &[("/", &[], 200)]).await;
     assert_eq!(get(&proxy, "/", &[]).await.info.grpc_status, Some(8));
+}
+
+#[tokio::test]
+async fn verdicts_are_counted_under_the_prefix_of_the_filter() {
+    let proxy = proxy(&config(1), &[], &KeepStore::default());
+    get(&proxy, "/", &[]).await;
+    let counted = get(&proxy, "/", &[]).await.counted;
+    let name = "limit.http_local_rate_limit";
+    assert_eq!(counted, format!("{name}.enabled: 2, {name}.ok: 1, {name}.rate_limited: 1, {name}.enforced: 1"));
 }

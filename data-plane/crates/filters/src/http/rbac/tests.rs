@@ -170,7 +170,8 @@ async fn a_matcher_denies_what_comes_to_no_leaf() {
 async fn shadow_rules_and_log_only_leave_a_note() {
     let deny = policies(Action::Deny, vec![("p", R::Always, R::Always, None)]);
     let log = policies(Action::Log, vec![("p", R::Always, R::Always, None)]);
-    let config = Config { engine: Some(log), shadow_engine: Some(deny), shadow_rules_stat_prefix: "s_".into() };
+    let shadow_rules_stat_prefix = "s_".into();
+    let config = Config { engine: Some(log), shadow_engine: Some(deny), shadow_rules_stat_prefix, ..Config::default() };
     let exchange = send(config, &[], false).await;
     assert_eq!(exchange.head.status, 200);
     let metadata = exchange.info.metadata.unwrap();
@@ -186,4 +187,19 @@ async fn a_route_replaces_the_rules_or_drops_them() {
     let deny = Config { engine: engine(Action::Deny), ..Config::default() };
     assert_eq!(send(allow.clone(), &[PerRoute(Some(deny.clone()))], false).await.head.status, 403);
     assert_eq!(send(deny, &[PerRoute(None)], false).await.head.status, 200);
+}
+
+#[tokio::test]
+async fn verdicts_are_counted_under_the_prefix_of_their_rules() {
+    let engine = |path| Some(policies(Action::Deny, vec![("p", R::UrlPath(prefix(path)), R::Always, None)]));
+    let config = Config {
+        engine: engine("/other"),
+        shadow_engine: engine("/admin"),
+        shadow_rules_stat_prefix: "dry_".into(),
+        rules_stat_prefix: "wet".into(),
+    };
+    let counted = send(config, &[], false).await.counted;
+    assert_eq!(counted, "rbac.dry_.shadow_denied: 1, rbac.wet.allowed: 1");
+    let plain = Config { engine: engine("/admin"), ..Config::default() };
+    assert_eq!(send(plain, &[], false).await.counted, "rbac.denied: 1");
 }
