@@ -225,6 +225,26 @@ async fn a_reset_is_seen_on_the_other_side() {
 }
 
 #[tokio::test]
+async fn an_answer_that_came_before_the_end_of_the_request_counts() {
+    run(
+        options(),
+        // The stream is dropped unread, and reset with NO_ERROR.
+        async |_, stream| answer(stream, ResponseHead::new(200), "").await,
+        async |handle| {
+            let mut stream = open(&handle);
+            stream.send_head(&head(Method::Post, "/", &[]), false).unwrap();
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            stream.send_data(Bytes::new(), true).unwrap();
+            assert_eq!(poll_fn(|cx| stream.poll_head(cx)).await.unwrap().status, 200);
+            assert_eq!(body(&mut stream).await, (Vec::new(), None));
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn after_goaway_running_streams_end_and_no_new_ones_begin() {
     run(
         options(),

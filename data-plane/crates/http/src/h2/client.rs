@@ -209,9 +209,12 @@ impl ClientStream {
     }
 
     /// A server that needs no more of the request answers and resets with NO_ERROR (RFC 9113 §8.1): the response counts.
+    /// The reset may have been taken note of already; then the stream is no place to write to, and reading tells why.
     fn note_write(&mut self, result: Result<(), StreamError>) -> Result<(), StreamError> {
         match (result, &mut self.state) {
-            (Err(error), State::Open { outgoing, .. }) if error.kind == StreamErrorKind::Reset(Reset::NoError) => {
+            (Err(error), State::Open { outgoing, .. })
+                if matches!(error.kind, StreamErrorKind::Reset(Reset::NoError) | convert::MISUSE) =>
+            {
                 outgoing.discard();
                 Ok(())
             }

@@ -225,13 +225,16 @@ pub(super) fn fields_out(headers: &Headers, bare: bool) -> Result<HeaderMap, Str
 
 // --- errors ---
 
+/// What the stream is asked for is not possible in its state.
+pub(super) const MISUSE: StreamErrorKind = StreamErrorKind::Protocol("http2");
+
 pub(super) fn error(error: &h2::Error) -> StreamError {
     // A GOAWAY reaches exactly those streams that the peer did not look at (RFC 9113 §6.8).
     let refused = error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM));
     let kind = match (error.get_io(), error.reason()) {
         (Some(io), _) => StreamError::io(io).kind,
         (None, Some(reason)) => StreamErrorKind::Reset(reset_in(reason)),
-        (None, None) => StreamErrorKind::Protocol("http2"),
+        (None, None) => MISUSE,
     };
     StreamError { kind, retry_safe: refused }
 }
