@@ -254,7 +254,9 @@ impl Engine {
         }
         self.dirty = false;
         let mut changed = self.settle_clusters(now, &mut settled);
-        changed |= self.settle_listeners(now, &mut settled);
+        // A new listener opens when the clusters do, so that its first requests find them (Envoy's initialization).
+        let hold = self.clusters.values().any(|part| part.serving.is_none() && part.waiting_since.is_some());
+        changed |= self.settle_listeners(hold, now, &mut settled);
         if self.held.is_some() {
             self.dirty = true;
         } else if changed || self.generation == 0 || self.live.load().revision != self.revision {
@@ -291,7 +293,7 @@ impl Engine {
         changed
     }
 
-    fn settle_listeners(&mut self, now: Instant, settled: &mut Settled) -> bool {
+    fn settle_listeners(&mut self, hold: bool, now: Instant, settled: &mut Settled) -> bool {
         let mut changed = false;
         let gone: Vec<String> =
             self.listeners.keys().filter(|name| self.resources.listeners.get(name).is_none()).cloned().collect();
@@ -304,7 +306,7 @@ impl Engine {
         for (name, config) in wanted {
             let inputs = compile::ListenerInputs::gather(&config, &self.resources, &clusters, &self.environment);
             let part = self.listeners.entry(name.clone()).or_default();
-            let lacks = inputs.lacks(&self.missing);
+            let lacks = inputs.lacks(&self.missing) || hold && part.serving.is_none();
             let id = (Kind::Listener, &*name);
             changed |= part.settle(id, inputs, lacks, now, settled, |inputs, serving| {
                 compile::listener(inputs, serving, &mut self.environment)
