@@ -14,9 +14,11 @@ use dp_http::info::Address;
 use dp_observe::access_log::writer::LogWriter;
 use dp_observe::stats::FileStats;
 use dp_snapshot::{Engine, Environment, Files, Kind, Origin, Snapshot};
+use dp_upstream::LocalCluster;
 use dp_upstream::refresh::Bell;
-use shared_config::bootstrap::Bootstrap;
+use shared_config::bootstrap::{Bootstrap, Node};
 use shared_config::core::Address as ConfigAddress;
+use shared_config::endpoint::Locality;
 use shared_config::runtime::{self, Runtime};
 use shared_telemetry::log::LogHandle;
 use shared_telemetry::{Registry, Scope};
@@ -224,6 +226,10 @@ fn engine(
         bell: bell.clone(),
         resolved: BTreeMap::new(),
         node_cluster: bootstrap.node.cluster.as_str().into(),
+        local: bootstrap
+            .local_cluster
+            .as_ref()
+            .map(|name| Arc::new(LocalCluster::new(name, locality(&bootstrap.node), bell.clone()))),
     });
     let reach = Reach::of(bootstrap);
     for entry in &bootstrap.static_resources {
@@ -239,6 +245,10 @@ fn engine(
         None => Ok(engine),
         Some((kind, name, reason)) => Err(StartError::Refused { kind: kind.name(), name, reason }),
     }
+}
+
+fn locality(node: &Node) -> Locality {
+    Locality { region: node.region.clone(), zone: node.zone.clone(), sub_zone: node.sub_zone.clone() }
 }
 
 fn write_admin_address(options: &Options, address: Option<SocketAddr>) -> Result<(), StartError> {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod balancing;
 mod changes;
 mod file_sources;
 mod http1;

@@ -31,6 +31,8 @@ pub struct Bootstrap {
     pub lds: Option<ConfigSource>,
     /// Where clusters come from.
     pub cds: Option<ConfigSource>,
+    /// The static cluster that this proxy is an endpoint of, for zone-aware routing.
+    pub local_cluster: Option<String>,
     /// The admin server; none without it.
     pub admin: Option<Admin>,
     /// Runtime values, later layers over earlier ones.

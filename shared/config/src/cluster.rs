@@ -121,7 +121,7 @@ impl Cluster {
         if let Some(common) = common {
             // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
             p.at("common_lb_config", |p| {
-                crate::refuse_set!(p, common; override_host_status, ignore_new_hosts_until_first_hc,
+                crate::refuse_set!(p, common; ignore_new_hosts_until_first_hc,
                 close_connections_on_host_set_change)
             });
         }
@@ -153,7 +153,7 @@ impl Cluster {
 fn refuse_unimplemented(proto: &pb::Cluster, p: &mut Problems) {
     // cleanup_interval only matters to ORIGINAL_DST, wait_for_warm_on_init only delays the start of the server.
     crate::refuse_set!(p, proto; transport_socket_matches, transport_socket_matcher, stats_matcher,
-        per_connection_buffer_high_watermark_timeout, lb_subset_config, filters, lrs_server,
+        per_connection_buffer_high_watermark_timeout, filters, lrs_server,
         lrs_report_endpoint_metrics, upstream_config, preconnect_policy, queuing_policies,
         connection_pool_per_downstream_connection);
     #[allow(deprecated)]

@@ -104,7 +104,7 @@ impl Locality {
 }
 
 impl HealthStatus {
-    fn decode(proto: i32) -> Option<Self> {
+    pub(crate) fn decode(proto: i32) -> Option<Self> {
         Some(match pb::HealthStatus::try_from(proto).ok()? {
             pb::HealthStatus::Unknown => Self::Unknown,
             pb::HealthStatus::Healthy => Self::Healthy,

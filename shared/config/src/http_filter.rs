@@ -21,6 +21,7 @@ pub mod health_check;
 pub mod local_ratelimit;
 pub mod rbac;
 pub mod router;
+pub mod stateful_session;
 
 /// The most filters a chain may hold: one bit each in the data plane.
 pub const MAX_FILTERS: usize = 32;
@@ -123,6 +124,7 @@ http_filters! {
     LocalRatelimit => local_ratelimit,
     Rbac => rbac,
     Router => router,
+    StatefulSession => stateful_session,
 }
 
 // === decode ===

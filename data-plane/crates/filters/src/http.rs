@@ -9,3 +9,4 @@ pub mod health_check;
 pub mod local_ratelimit;
 pub mod rbac;
 pub mod router;
+pub mod stateful_session;

@@ -105,6 +105,7 @@ http_filters! {
     LocalRatelimit => local_ratelimit,
     Rbac => rbac,
     Router => router,
+    StatefulSession => stateful_session,
 }
 
 const _: () = assert!(size_of::<FilterStream>() <= 64, "box the cold part of this filter's Stream");

@@ -135,6 +135,16 @@ pub struct UpstreamInfo {
     pub attempts: u32,
 }
 
+/// The endpoint that a session sticks to, for the first try of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StickyHost {
+    pub address: Address,
+    /// No other endpoint will do.
+    pub is_strict: bool,
+    /// What is answered when a strict one is not there.
+    pub status: u16,
+}
+
 /// One stream, from its head to its access log.
 #[derive(Debug, Clone)]
 pub struct StreamInfo {
@@ -162,6 +172,8 @@ pub struct StreamInfo {
     pub route: Option<Arc<str>>,
     pub virtual_host: Option<Arc<str>>,
     pub upstream: UpstreamInfo,
+    /// Boxed because most streams have none.
+    pub sticky: Option<Box<StickyHost>>,
     pub timing: Timing,
     pub sizes: Sizes,
     /// Health-check requests answered here (`not_health_check_filter`).
@@ -229,6 +241,7 @@ impl StreamInfo {
             route: None,
             virtual_host: None,
             upstream: UpstreamInfo::default(),
+            sticky: None,
             timing: Timing::default(),
             sizes: Sizes::default(),
             health_check: false,

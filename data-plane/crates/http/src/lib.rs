@@ -4,6 +4,7 @@
 //! an HTTP library. Never: filters, clusters, configuration, sockets.
 
 mod authority;
+pub mod cookie;
 pub mod field;
 pub mod flags;
 pub mod h1;

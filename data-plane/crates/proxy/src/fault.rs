@@ -14,6 +14,8 @@ pub(crate) enum Fault {
     /// The route asks for TLS or another place.
     NoCluster(u16),
     NoHealthyUpstream,
+    /// The endpoint that the session sticks to is not there, and no other will do.
+    NoStickyUpstream(u16),
     Overflow,
     ConnectFailure(Cow<'static, str>),
     ConnectTimeout,
@@ -91,6 +93,7 @@ impl Fault {
             Self::NoRoute => row(404, Some(F::NO_ROUTE_FOUND), "route_not_found", ""),
             Self::NoCluster(status) => row(*status, Some(F::NO_CLUSTER_FOUND), "cluster_not_found", ""),
             Self::NoHealthyUpstream => row(503, Some(F::NO_HEALTHY_UPSTREAM), "no_healthy_upstream", "no healthy upstream"),
+            Self::NoStickyUpstream(status) => row(*status, Some(F::NO_HEALTHY_UPSTREAM), "no_healthy_upstream", "no healthy upstream"),
             Self::Overflow => reset(F::UPSTREAM_OVERFLOW, "overflow"),
             Self::ConnectFailure(why) => Answer {
                 status: 503, flag: Some(F::UPSTREAM_CONNECTION_FAILURE),

@@ -193,17 +193,26 @@ async fn attempt(
 fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Vec<u64>) -> Result<Arc<Endpoint>, Failure> {
     let avoid = chosen.plan().config.retry.as_ref().filter(|policy| policy.avoid_previous_hosts);
     let mut rng = stream.worker.rng();
+    let criteria = chosen.criteria(stream);
+    let sticky = chosen.sticky(stream, tried.len());
     let mut context = PickContext {
-        rng: &mut rng,
-        worker: stream.worker.index(),
+        criteria: criteria.as_deref(),
+        now: Some(stream.clocks.now),
+        sticky: sticky.as_deref(),
         hash: chosen.hash,
         tried: if avoid.is_some() { tried } else { &[] },
         reselect: avoid.map_or(0, |policy| policy.host_picks),
+        ..PickContext::new(&mut rng, stream.worker.index())
     };
     match chosen.cluster.pick(&mut context) {
         Ok(endpoint) => {
             tried.push(endpoint.state.id);
             Ok(endpoint)
+        }
+        Err(PickError::Strict) => {
+            stream.info.upstream.host = None;
+            let status = stream.info.sticky.as_ref().map_or(503, |sticky| sticky.status);
+            Err(Failure::Final(Fault::NoStickyUpstream(status)))
         }
         Err(PickError::Dropped) => Err(Failure::Final(Fault::Dropped)),
         Err(PickError::Empty | PickError::Unhealthy) => {
@@ -372,6 +381,9 @@ impl Running {
     /// Counts the response.
     fn count(&mut self, head: &ResponseHead, now: Instant, by_status: bool) {
         self.good = head.status < 500;
+        if let Some(active) = &self.active {
+            self.cluster.note_head(active.endpoint(), self.since, now);
+        }
         if !by_status {
             return;
         }
@@ -397,6 +409,9 @@ impl Running {
             Failure::Final(Fault::RouteTimeout) => stats.upstream_rq_timeout().inc(shard),
             Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
             Failure::Connect(_) => {}
+        }
+        if let Some(active) = self.active.as_ref().filter(|_| !matches!(failure, Failure::Final(_))) {
+            self.cluster.note_loss(active.endpoint(), self.since);
         }
         self.end(false);
     }
@@ -427,6 +442,9 @@ impl Upstream {
     /// The exchange is over: the connection may serve again.
     pub(crate) fn finish(mut self) {
         let good = self.request.good;
+        if let Some(active) = &self.request.active {
+            self.request.cluster.note_end(active.endpoint(), self.request.since);
+        }
         self.request.end(good);
         self.checkout.finish();
     }

@@ -2,13 +2,16 @@
 //!
 //! Matching itself is in `dp-routing`; what is decided here is one request's choice among weights and headers.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dp_http::info::{Address, StickyHost};
 use dp_http::{Headers, LocalReply, Method, name};
 use dp_routing::{Found, MatchContext, original_location, tls_location};
 use dp_snapshot::{Action as Plan, ClusterName, Direct, Forward, RouteEntry, Target, Targets};
-use dp_upstream::{Cluster, Priority};
+use dp_upstream::{Cluster, Criteria, Priority};
+use shared_config::lb_policy::OverrideSource;
 use shared_config::route::{Priority as PriorityConfig, WeightSource};
 
 use crate::fault::Fault;
@@ -249,6 +252,36 @@ impl Chosen {
             Targets::Weighted { targets, .. } => targets.get(self.target?),
             Targets::One(_) => None,
         }
+    }
+
+    /// What the metadata of the endpoint must be, by the route and what filters said of this request.
+    pub(crate) fn criteria<'a>(&'a self, stream: &Stream<'_>) -> Option<Cow<'a, Criteria>> {
+        // Only a cluster with subsets looks at it.
+        self.cluster.config.lb.subset.as_ref()?;
+        let of_route = match self.target() {
+            Some(target) => target.criteria.as_ref(),
+            None => self.plan().criteria.as_ref(),
+        };
+        match stream.info.metadata.as_ref().and_then(|metadata| metadata.get("envoy.lb")) {
+            Some(dynamic) => Some(Cow::Owned(Criteria::with_text(of_route, dynamic))),
+            None => of_route.map(Cow::Borrowed),
+        }
+    }
+
+    /// The endpoint that the session sticks to or the request asks for, on the try after so many others.
+    pub(crate) fn sticky<'s>(&self, stream: &'s Stream<'_>, tries: usize) -> Option<Cow<'s, StickyHost>> {
+        // Another try may go elsewhere, as in Envoy.
+        if let Some(sticky) = stream.info.sticky.as_deref().filter(|_| tries == 0) {
+            return Some(Cow::Borrowed(sticky));
+        }
+        let text = self.cluster.config.lb.override_sources.iter().find_map(|source| match source {
+            OverrideSource::Header(field) => stream.request.headers.text(field.as_str()),
+            OverrideSource::Metadata { namespace, key } => {
+                stream.info.metadata.as_ref()?.get(namespace)?.get(key).map(String::as_str)
+            }
+        })?;
+        let address = Address::Ip(text.split(',').nth(tries)?.trim().parse().ok()?);
+        Some(Cow::Owned(StickyHost { address, is_strict: false, status: 503 }))
     }
 
     /// How much of the request may be kept for another try.

@@ -97,7 +97,7 @@ async fn run(worker: Rc<Worker>, cluster: Arc<Cluster>, head: RequestHead, mut b
     let picked = {
         let mut rng = worker.rng();
         let worker = worker.index();
-        cluster.pick(&mut PickContext { rng: &mut rng, worker, hash: None, tried: &[], reselect: 0 })
+        cluster.pick(&mut PickContext::new(&mut rng, worker))
     };
     let Ok(endpoint) = picked else { return };
     let options = CheckoutOptions { downstream: head.protocol, ..CheckoutOptions::default() };

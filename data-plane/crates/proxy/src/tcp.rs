@@ -82,11 +82,10 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> 
         let picked = {
             let mut rng = worker.rng();
             let mut context = PickContext {
-                rng: &mut rng,
-                worker: worker.index(),
                 hash,
                 tried: &tried,
                 reselect: tried.len() as u32,
+                ..PickContext::new(&mut rng, worker.index())
             };
             cluster.pick(&mut context)
         };

@@ -1,5 +1,6 @@
 //! The hash of a request for consistent balancing, as Envoy computes it.
 
+use dp_http::cookie::{cookie, set_cookie};
 use dp_http::info::Address;
 use dp_http::{HeaderName, RequestHead, StreamInfo};
 use shared_config::matcher::Substitution;
@@ -9,7 +10,7 @@ use smallvec::SmallVec;
 use stdx::hash::xxh64;
 
 use crate::CompileError;
-use crate::query::{cookie, query_parameter};
+use crate::query::query_parameter;
 
 /// The hash policies of a route, in order.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +90,7 @@ impl Source {
                 Some(value) if !value.is_empty() => Some(xxh64(value, 0)),
                 _ => spec.ttl.map(|ttl| {
                     let value = new_cookie(info);
-                    set_cookies.push(set_cookie(spec, &value, ttl.as_secs()));
+                    set_cookies.push(set_cookie(&spec.name, &value, ttl.as_secs(), &spec.path, &spec.attributes));
                     xxh64(value.as_bytes(), 0)
                 }),
             },
@@ -116,26 +117,6 @@ fn hash_all(mut values: SmallVec<[&[u8]; 4]>) -> Option<u64> {
 fn new_cookie(info: &StreamInfo) -> String {
     let addresses = format!("{}{}", info.connection.remote, info.connection.local);
     format!("{:016x}", xxh64(addresses.as_bytes(), 0))
-}
-
-fn set_cookie(spec: &CookieSpec, value: &str, seconds: u64) -> String {
-    let mut text = format!("{}=\"{value}\"", spec.name);
-    if seconds > 0 {
-        text.push_str(&format!("; Max-Age={seconds}"));
-    }
-    if !spec.path.is_empty() {
-        text.push_str(&format!("; Path={}", spec.path));
-    }
-    for (name, value) in &spec.attributes {
-        text.push_str("; ");
-        text.push_str(name);
-        if !value.is_empty() {
-            text.push('=');
-            text.push_str(value);
-        }
-    }
-    text.push_str("; HttpOnly");
-    text
 }
 
 #[cfg(test)]

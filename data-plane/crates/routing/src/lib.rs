@@ -21,7 +21,7 @@ use dp_http::headers::InvalidName;
 pub use hash::{HashPolicies, Hashed};
 pub use headers::{HeaderLevels, HeaderPlan, HeaderSteps};
 pub use matcher::{MatchContext, RouteMatcher, is_grpc};
-pub use query::{cookie, query_parameter};
+pub use query::query_parameter;
 pub use redirect::{Redirect, original_location, tls_location};
 pub use rewrite::{HostRewrite, PathRewrite};
 pub use table::{Entry, Found, RouteTable, VirtualHost};

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use dp_http::cookie::cookie;
 use dp_http::info::TlsInfo;
 use dp_http::{Field, Method, RequestHead, name};
 use shared_config::core::Fraction;
@@ -9,7 +10,7 @@ use shared_config::matcher::{CookieMatcher, HeaderMatcher, QueryParameterMatcher
 use shared_config::route::{PathMatcher, RouteMatch, TlsMatch};
 
 use crate::CompileError;
-use crate::query::{cookie, query_parameter};
+use crate::query::query_parameter;
 
 /// What is known about a request beside its head.
 #[derive(Clone, Copy)]

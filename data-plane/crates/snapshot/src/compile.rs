@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use dp_filters::{Health, KeepStore, Services};
 use dp_observe::access_log::AccessLog;
 use dp_observe::access_log::writer::LogWriter;
+use dp_upstream::LocalCluster;
 use dp_upstream::refresh::Bell;
 use shared_config::endpoint::Assignment;
 use shared_config::http_filter::HttpFilterConfig;
@@ -52,6 +53,8 @@ pub struct Environment {
     pub resolved: BTreeMap<String, Resolved>,
     /// The cluster of this node, for `add_user_agent`.
     pub node_cluster: Arc<str>,
+    /// The cluster that this node is one of, for zone-aware routing.
+    pub local: Option<Arc<LocalCluster>>,
 }
 
 /// All that a cluster is compiled from. Equal inputs mean an equal cluster.

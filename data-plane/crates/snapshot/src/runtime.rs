@@ -12,7 +12,7 @@ use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_observe::access_log::AccessLog;
 use dp_observe::stats::{HttpStats, ListenerStats, TcpStats, TlsStats};
 use dp_routing::{HashPolicies, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights};
-use dp_upstream::Cluster;
+use dp_upstream::{Cluster, Criteria};
 use hashbrown::HashMap;
 use shared_config::hcm::HttpConnectionManager;
 use shared_config::route::{Mirror, RouteAction, WeightSource};
@@ -129,6 +129,8 @@ pub struct Forward {
     pub host: Option<HostRewrite>,
     pub targets: Targets,
     pub hash: HashPolicies,
+    /// What the endpoint's metadata must be; a weighted cluster has the two merged.
+    pub criteria: Option<Criteria>,
     pub mirrors: Vec<MirrorPlan>,
 }
 
@@ -148,6 +150,7 @@ pub enum ClusterName {
 pub struct Target {
     pub cluster: ClusterName,
     pub headers: Headers,
+    pub criteria: Option<Criteria>,
     pub filters: Chain,
     pub host_rewrite: Option<String>,
 }

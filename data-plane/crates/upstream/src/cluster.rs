@@ -2,27 +2,30 @@
 //!
 //! A version is made from configuration without side effects and takes effect with `take_over`. Never connects.
 
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dp_http::info::Address;
 use dp_http::{h1, h2};
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap, HashSet};
 use rustls::ClientConfig;
 use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
 use shared_config::core::Address as ConfigAddress;
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
+use shared_config::lb_policy::LocalityLb;
 use shared_telemetry::{Registry, Scope};
 use tokio::time::Instant;
 
-use crate::balance::{Draw, Levels, Locality, Rules, Tables};
+use crate::balance::zone::LocalCluster;
+use crate::balance::{Levels, Locality, Rules, Tables};
 use crate::breaker::{Breakers, Guard, Priority, Resource};
 use crate::endpoint::{Endpoint, EndpointState, Health};
 use crate::refresh::{Bell, HealthChanged};
-use crate::stats::ClusterStats;
+use crate::stats::{ClusterStats, LbStats};
 
 /// What clusters are made for: the process they run in.
 #[derive(Clone)]
@@ -31,6 +34,8 @@ pub struct Site {
     /// Worker threads; shard 0 of the statistics is the control thread's.
     pub workers: usize,
     pub bell: Bell,
+    /// The cluster that this proxy is one of, for zone-aware routing.
+    pub local: Option<Arc<LocalCluster>>,
 }
 
 /// TLS towards a cluster.
@@ -57,54 +62,61 @@ pub struct Cluster {
     pub tls: Option<Tls>,
     levels: Levels,
     /// By what identifies them over versions.
-    known: HashMap<Identity, Arc<Endpoint>>,
-    tables: ArcSwap<Tables>,
+    pub(crate) known: HashMap<Identity, Arc<Endpoint>>,
+    pub(crate) tables: ArcSwap<Tables>,
     /// How many changes of health the tables know of.
     seen: AtomicU64,
-    drop: Option<DropOverload>,
+    /// The same of the local cluster.
+    seen_local: AtomicU64,
+    pub(crate) drop: Option<DropOverload>,
     overprovisioning: u32,
     weighted_priority_health: bool,
     workers: usize,
+    local: Option<Arc<LocalCluster>>,
 }
 
 /// What all versions of a cluster share.
 pub struct ClusterState {
     pub name: Arc<str>,
     pub stats: Arc<ClusterStats>,
+    /// Once the cluster has subsets or zone-aware routing.
+    pub lb_stats: OnceLock<Arc<LbStats>>,
+    /// The subsets that were there when that was last told.
+    subsets: Mutex<HashSet<u64>>,
     pub breakers: Arc<Breakers>,
     /// Told when an endpoint's health changed, so that the tables are made anew.
     pub health_changed: HealthChanged,
 }
 
-/// What makes an endpoint the same one in the next version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Identity {
+/// What makes an endpoint the same one in the next version. Hashed by the address only, so that [`At`] finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
     /// `None` for the one endpoint of a logical DNS cluster, whose address may change.
     address: Option<Address>,
     hostname: String,
 }
 
-/// What a pick depends on.
-pub struct PickContext<'a> {
-    pub rng: &'a mut fastrand::Rng,
-    /// The worker that asks.
-    pub worker: usize,
-    /// From the route's hash policy.
-    pub hash: Option<u64>,
-    /// Endpoints (by id) that should not be picked again.
-    pub tried: &'a [u64],
-    /// How many further picks may be made to avoid those in `tried`.
-    pub reselect: u32,
+/// Any endpoint with this address.
+struct At<'a>(&'a Address);
+
+// === impl Identity, At ===
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address.hash(state);
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PickError {
-    #[error("the cluster has no endpoints")]
-    Empty,
-    #[error("no endpoint of the cluster is healthy")]
-    Unhealthy,
-    #[error("the cluster drops this share of its requests")]
-    Dropped,
+impl Hash for At<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Some(self.0).hash(state);
+    }
+}
+
+impl Equivalent<Identity> for At<'_> {
+    fn equivalent(&self, identity: &Identity) -> bool {
+        identity.address.as_ref() == Some(self.0)
+    }
 }
 
 // === impl Tls ===
@@ -143,8 +155,13 @@ impl Cluster {
                 && p.tls.as_ref().map(|t| Arc::as_ptr(&t.config)) == tls.as_ref().map(|t| Arc::as_ptr(&t.config))
         });
         let state = previous.map_or_else(|| Arc::new(ClusterState::new(&config, site)), |p| Arc::clone(&p.state));
+        if config.lb.subset.is_some() || matches!(config.lb.locality, LocalityLb::ZoneAware(_)) {
+            let scope = || Scope::cluster(&config.stat_name);
+            state.lb_stats.get_or_init(|| LbStats::register(&site.registry, scope()));
+        }
         let mut cluster = Self {
             seen: AtomicU64::new(state.health_changed.count()),
+            seen_local: AtomicU64::new(0),
             state,
             tls,
             levels: Levels::new(),
@@ -154,12 +171,14 @@ impl Cluster {
             overprovisioning: assignment.overprovisioning,
             weighted_priority_health: assignment.weighted_priority_health,
             workers: site.workers,
+            local: site.local.clone(),
             config,
         };
         for locality in &assignment.localities {
             cluster.add(locality, previous, same_connections);
         }
-        cluster.tables = ArcSwap::from_pointee(Tables::build(&cluster.levels, &cluster.rules()));
+        cluster.seen_local = AtomicU64::new(cluster.local_changes());
+        cluster.tables = ArcSwap::from_pointee(Tables::build(&cluster.levels, &cluster.rules(Instant::now())));
         cluster
     }
 
@@ -182,16 +201,20 @@ impl Cluster {
         if self.levels.len() <= priority {
             self.levels.resize_with(priority + 1, Vec::new);
         }
-        self.levels[priority].push(Locality { weight: locality.weight, endpoints });
+        let name = Arc::clone(&locality.locality);
+        self.levels[priority].push(Locality { name, weight: locality.weight, endpoints });
     }
 
-    fn rules(&self) -> Rules<'_> {
+    fn rules(&self, now: Instant) -> Rules<'_> {
         Rules {
             policy: &self.config.lb,
             panic_threshold: self.config.panic_threshold,
             overprovisioning: self.overprovisioning,
             weighted_priority_health: self.weighted_priority_health,
             workers: self.workers,
+            now,
+            local: self.local.as_deref(),
+            stats: self.state.lb_stats.get().map(|stats| &**stats),
         }
     }
 
@@ -216,20 +239,32 @@ impl Cluster {
 
     /// Makes the tables anew after an endpoint's health changed. The control thread does, see [`Cluster::is_stale`].
     pub fn refresh(&self) {
+        self.refresh_at(Instant::now());
+    }
+
+    pub(crate) fn refresh_at(&self, now: Instant) {
         // Read first: a change that comes meanwhile makes the tables stale again.
         self.seen.store(self.state.health_changed.count(), Relaxed);
-        self.tables.store(Arc::new(Tables::build(&self.levels, &self.rules())));
+        self.seen_local.store(self.local_changes(), Relaxed);
+        self.tables.store(Arc::new(Tables::build(&self.levels, &self.rules(now))));
         self.report();
     }
 
     /// Whether something changed that the tables do not know of.
     pub fn is_stale(&self) -> bool {
         self.seen.load(Relaxed) != self.state.health_changed.count()
+            || self.seen_local.load(Relaxed) != self.local_changes()
     }
 
-    /// When the tables have to be made anew even if nothing is told.
+    /// When the tables have to be made anew even if nothing is told: while slow start holds endpoints back.
     pub fn next_refresh(&self) -> Option<Instant> {
-        None
+        self.tables.load().due
+    }
+
+    /// How often the local cluster changed, if the tables depend on it.
+    fn local_changes(&self) -> u64 {
+        let is_zone_aware = matches!(self.config.lb.locality, LocalityLb::ZoneAware(_));
+        self.local.as_ref().filter(|_| is_zone_aware).map_or(0, |local| local.changes())
     }
 
     fn report(&self) {
@@ -238,6 +273,18 @@ impl Cluster {
         stats.membership_healthy().set(tables.healthy as u64);
         stats.membership_degraded().set(tables.degraded as u64);
         stats.max_host_weight().set(self.endpoints().map(|e| e.weight.into()).max().unwrap_or(0));
+        if let (Some(subsets), Some(stats)) = (&tables.subsets, self.state.lb_stats.get()) {
+            let now: HashSet<u64> = subsets.ids().collect();
+            let mut before = self.state.subsets.lock().unwrap_or_else(PoisonError::into_inner);
+            stats.lb_subsets_active().set(now.len() as u64);
+            stats.lb_subsets_created().add(0, now.difference(&before).count() as u64);
+            stats.lb_subsets_removed().add(0, before.difference(&now).count() as u64);
+            stats.lb_subsets_single_host_per_subset_duplicate().set(subsets.duplicates);
+            *before = now;
+        }
+        if let Some(local) = self.local.as_deref().filter(|local| local.name == self.state.name) {
+            local.note(self.levels.first().map_or(&[], |level| &**level));
+        }
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -289,51 +336,13 @@ impl Cluster {
         self.levels.iter().flatten().flat_map(|locality| &locality.endpoints)
     }
 
-    /// The endpoint with this address, for sessions that stick to one; only if it can take requests.
+    /// The endpoint with this address, for sessions that stick to one; only if it is well enough for that.
     pub fn endpoint_at(&self, address: &Address) -> Option<&Arc<Endpoint>> {
-        self.endpoints().find(|e| e.address == *address && e.health() != Health::Unhealthy)
-    }
-
-    /// The endpoint for a request.
-    ///
-    /// # Errors
-    /// No endpoint can take it, or the cluster drops it.
-    pub fn pick(&self, context: &mut PickContext<'_>) -> Result<Arc<Endpoint>, PickError> {
-        if let Some(drop) = &self.drop
-            && context.rng.u32(..drop.share.denominator) < drop.share.numerator
-        {
-            self.state.stats.upstream_rq_drop_overload().inc(context.worker + 1);
-            return Err(PickError::Dropped);
-        }
-        let tables = self.tables.load();
-        let active = || {
-            let used = |priority| self.state.breakers.used(priority, Resource::Requests);
-            used(Priority::Default).saturating_add(used(Priority::High))
+        let endpoint = match &self.config.discovery {
+            Discovery::LogicalDns(..) => self.endpoints().find(|endpoint| endpoint.address == *address),
+            _ => self.known.get(&At(address)),
         };
-        let mut draw =
-            Draw { rng: context.rng, hash: context.hash, worker: context.worker, attempt: 0, active: &active };
-        let mut found = None;
-        // A table can lag behind an endpoint's health for a moment, so that an endpoint may have to be passed over.
-        for attempt in 0..=context.reselect + STALE_PICKS {
-            draw.attempt = attempt;
-            let Some((endpoint, panic)) = tables.pick(&mut draw) else { break };
-            if panic && attempt == 0 {
-                self.state.stats.lb_healthy_panic().inc(context.worker + 1);
-            }
-            let stale = !panic && endpoint.health() == Health::Unhealthy;
-            let tried = attempt < context.reselect && context.tried.contains(&endpoint.state.id);
-            if !stale && !tried {
-                return Ok(Arc::clone(endpoint));
-            }
-            found = Some(endpoint);
-        }
-        match found {
-            Some(endpoint) => Ok(Arc::clone(endpoint)),
-            None => {
-                self.state.stats.upstream_cx_none_healthy().inc(context.worker + 1);
-                Err(if self.known.is_empty() { PickError::Empty } else { PickError::Unhealthy })
-            }
-        }
+        endpoint.filter(|endpoint| self.config.lb.override_host.contains(endpoint.status()))
     }
 
     /// The limits for requests of this priority.
@@ -360,9 +369,6 @@ impl Cluster {
     }
 }
 
-/// How often a pick may hit an endpoint that the tables do not yet know to be unhealthy.
-const STALE_PICKS: u32 = 3;
-
 fn endpoint(
     config: &EndpointConfig,
     locality: &LocalityEndpoints,
@@ -380,7 +386,7 @@ fn endpoint(
     } else {
         config.observability_name.as_str().into()
     };
-    Arc::new(Endpoint {
+    let endpoint = Endpoint {
         state,
         address,
         weight: config.weight.max(1),
@@ -390,7 +396,11 @@ fn endpoint(
         discovery: config.health,
         health_check: config.health_check.clone(),
         display,
-    })
+    };
+    if before.is_some_and(|before| before.health() == Health::Unhealthy) && endpoint.health() != Health::Unhealthy {
+        endpoint.state.became_healthy();
+    }
+    Arc::new(endpoint)
 }
 
 /// An address to connect to; `None` for a name.
@@ -409,6 +419,8 @@ impl ClusterState {
         Self {
             name: Arc::clone(&config.name),
             stats: ClusterStats::register(&site.registry, Scope::cluster(&config.stat_name)),
+            lb_stats: OnceLock::new(),
+            subsets: Mutex::default(),
             breakers: Arc::default(),
             health_changed: HealthChanged::new(site.bell.clone()),
         }

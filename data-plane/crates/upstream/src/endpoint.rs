@@ -4,10 +4,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use dp_http::info::Address;
 use shared_config::core::Metadata;
 use shared_config::endpoint::{EndpointHealthCheck, HealthStatus, Locality};
+use tokio::time::Instant;
+
+use crate::balance::latency::{Latency, stamp};
 
 /// An endpoint as one version of its cluster has it.
 #[derive(Debug)]
@@ -39,6 +43,9 @@ pub struct EndpointState {
     connections: AtomicU32,
     flags: AtomicU32,
     retired: AtomicBool,
+    /// When it became healthy (`latency::stamp`), for slow start.
+    healthy_since: AtomicU64,
+    pub latency: Latency,
     pub counters: Counters,
 }
 
@@ -71,6 +78,9 @@ pub enum Flag {
     DegradedActiveCheck = 4,
 }
 
+/// The flags of endpoints that take no requests.
+const OUT: u32 = Flag::FailedActiveCheck as u32 | Flag::FailedOutlierCheck as u32;
+
 /// A request in progress at an endpoint; ends when dropped.
 #[derive(Debug)]
 pub struct ActiveRequest(Arc<EndpointState>);
@@ -81,13 +91,22 @@ impl Endpoint {
     /// What discovery and all checks say together.
     pub fn health(&self) -> Health {
         let flags = self.state.flags.load(Relaxed);
-        let out = Flag::FailedActiveCheck as u32 | Flag::FailedOutlierCheck as u32;
         match self.discovery {
             HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
-            _ if flags & out != 0 => Health::Unhealthy,
+            _ if flags & OUT != 0 => Health::Unhealthy,
             HealthStatus::Degraded => Health::Degraded,
             _ if flags & Flag::DegradedActiveCheck as u32 != 0 => Health::Degraded,
             HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
+        }
+    }
+
+    /// The same in the words of discovery, which tell more.
+    pub fn status(&self) -> HealthStatus {
+        match (self.discovery, self.health()) {
+            (HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout, _) => self.discovery,
+            (_, Health::Unhealthy) => HealthStatus::Unhealthy,
+            (_, Health::Degraded) => HealthStatus::Degraded,
+            (_, Health::Healthy) => self.discovery,
         }
     }
 
@@ -122,6 +141,8 @@ impl EndpointState {
             connections: AtomicU32::new(0),
             flags: AtomicU32::new(0),
             retired: AtomicBool::new(false),
+            healthy_since: AtomicU64::new(stamp(Instant::now())),
+            latency: Latency::default(),
             counters: Counters::default(),
         }
     }
@@ -130,6 +151,7 @@ impl EndpointState {
     pub(crate) fn renewed(&self) -> Self {
         let next = Self::new(Arc::clone(&self.hostname));
         next.flags.store(self.flags.load(Relaxed), Relaxed);
+        next.healthy_since.store(self.healthy_since.load(Relaxed), Relaxed);
         next
     }
 
@@ -171,7 +193,25 @@ impl EndpointState {
     pub fn set(&self, flag: Flag, on: bool) -> bool {
         let bit = flag as u32;
         let before = if on { self.flags.fetch_or(bit, Relaxed) } else { self.flags.fetch_and(!bit, Relaxed) };
-        (before & bit != 0) != on
+        let changed = (before & bit != 0) != on;
+        if changed && !on && bit & OUT != 0 && before & !bit & OUT == 0 {
+            self.became_healthy();
+        }
+        changed
+    }
+
+    /// Slow start begins.
+    pub(crate) fn became_healthy(&self) {
+        self.healthy_since(Instant::now());
+    }
+
+    pub(crate) fn healthy_since(&self, moment: Instant) {
+        self.healthy_since.store(stamp(moment), Relaxed);
+    }
+
+    /// How long it has been healthy at a moment (`latency::stamp`), as far as checks and discovery told.
+    pub(crate) fn time_healthy(&self, now: u64) -> Duration {
+        Duration::from_millis(now.saturating_sub(self.healthy_since.load(Relaxed)))
     }
 
     /// No version of the cluster has it any more: its connections close when their last request ends.
@@ -187,6 +227,10 @@ impl EndpointState {
 // === impl ActiveRequest ===
 
 impl ActiveRequest {
+    pub fn endpoint(&self) -> &EndpointState {
+        &self.0
+    }
+
     /// Tells how the request ended, for `/clusters`.
     pub fn end(self, success: bool) {
         let counters = &self.0.counters;

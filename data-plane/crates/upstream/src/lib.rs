@@ -7,11 +7,15 @@ pub mod breaker;
 pub mod cluster;
 pub mod dns;
 pub mod endpoint;
+pub mod pick;
 pub mod pool;
 pub mod refresh;
 pub mod stats;
 
+pub use balance::subset::Criteria;
+pub use balance::zone::LocalCluster;
 pub use breaker::{Guard, Priority, Resource};
-pub use cluster::{Cluster, PickContext, PickError, Site, Tls};
+pub use cluster::{Cluster, Site, Tls};
 pub use endpoint::{Endpoint, EndpointState, Health};
+pub use pick::{PickContext, PickError};
 pub use pool::{Checkout, CheckoutOptions, ConnectError, Pools, RawConnection};

@@ -20,6 +20,11 @@ pub struct HealthChanged {
 // === impl Bell ===
 
 impl Bell {
+    /// Tells that some tables are stale.
+    pub(crate) fn ring(&self) {
+        self.0.notify_one();
+    }
+
     /// Resolves when it was rung since the last time.
     pub async fn rung(&self) {
         self.0.notified().await;
@@ -36,7 +41,7 @@ impl HealthChanged {
     /// Something that the tables are made from changed. Call it after the change.
     pub fn notify_one(&self) {
         self.count.fetch_add(1, AcqRel);
-        self.bell.0.notify_one();
+        self.bell.ring();
     }
 
     /// How many changes there were.

@@ -1,6 +1,26 @@
 //! What a cluster counts, by Envoy's names.
 
 shared_telemetry::stats! {
+    /// What clusters with subsets or zone-aware routing count besides: `cluster.NAME.…`.
+    pub struct LbStats {
+        gauge lb_subsets_active,
+        counter lb_subsets_created,
+        counter lb_subsets_removed,
+        counter lb_subsets_selected,
+        counter lb_subsets_fallback,
+        counter lb_subsets_fallback_panic,
+        gauge lb_subsets_single_host_per_subset_duplicate,
+        counter lb_recalculate_zone_structures,
+        counter lb_zone_routing_all_directly,
+        counter lb_zone_routing_sampled,
+        counter lb_zone_routing_cross_zone,
+        counter lb_zone_no_capacity_left,
+        counter lb_zone_cluster_too_small,
+        counter lb_local_cluster_not_ok,
+    }
+}
+
+shared_telemetry::stats! {
     /// Statistics of one cluster: `cluster.NAME.…`.
     pub struct ClusterStats {
         counter upstream_cx_total,
@@ -51,7 +71,6 @@ shared_telemetry::stats! {
         counter retry_or_shadow_abandoned,
         counter bind_errors,
         counter lb_healthy_panic,
-        counter lb_recalculate_zone_structures,
         counter membership_change,
         gauge membership_total,
         gauge membership_healthy,

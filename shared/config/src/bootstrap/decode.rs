@@ -34,6 +34,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
         ads,
         lds,
         cds,
+        local_cluster: Some(manager.local_cluster_name).filter(|name| !name.is_empty()),
         admin: proto.admin.as_ref().and_then(|admin| p.at("admin", |p| admin_of(admin, p))),
         runtime_layers: match &proto.layered_runtime {
             Some(layered) => p.at("layered_runtime", |p| runtime::layers(layered, p)),
@@ -131,8 +132,7 @@ fn dynamic_resources(proto: &pb::bootstrap::DynamicResources, p: &mut Problems) 
 
 fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) {
     // `enable_deferred_cluster_creation`: clusters take no memory per worker until they are used anyway.
-    // `local_cluster_name` serves zone-aware balancing, which is refused too.
-    refuse_set!(p, proto; outlier_detection, upstream_bind_config, load_stats_config, local_cluster_name);
+    refuse_set!(p, proto; outlier_detection, upstream_bind_config, load_stats_config);
 }
 
 fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {
@@ -174,6 +174,10 @@ fn refuse_unknown_clusters(bootstrap: &Bootstrap, p: &mut Problems) {
         Some(ConfigSource { source: Source::Api(api), .. }) => Some((**api).clone()),
         _ => None,
     };
+    if let Some(name) = bootstrap.local_cluster.as_ref().filter(|name| !clusters.contains(name.as_str())) {
+        let reason = format!("there is no static cluster {name:?}");
+        p.at("cluster_manager", |p| p.refuse_at::<()>("local_cluster_name", reason));
+    }
     for (path, source) in [
         ("dynamic_resources.ads_config", bootstrap.ads.clone()),
         ("dynamic_resources.lds_config.api_config_source", api(&bootstrap.lds)),

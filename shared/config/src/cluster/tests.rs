@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::endpoint::HealthStatus;
-use crate::lb_policy::{Algorithm, Consistent, LeastRequest, Maglev};
+use crate::lb_policy::{Algorithm, Consistent, LeastRequest, LocalityLb, Maglev};
 
 fn decoded(yaml: &str) -> Result<Cluster, String> {
     let proto: pb::Cluster = proto::json::from_yaml(yaml).unwrap();
@@ -105,7 +105,7 @@ fn the_first_policy_that_is_implemented_is_taken() {
         {name: inner, typed_config: {'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random}}}]"
     );
     let cluster = static_cluster(&policies(&[&inner]));
-    assert_eq!(cluster.lb, LbPolicy { algorithm: Algorithm::Random, locality_weighted: true });
+    assert_eq!(cluster.lb, LbPolicy { locality: LocalityLb::Weighted, ..LbPolicy::of(Algorithm::Random) });
 }
 
 #[test]
@@ -144,7 +144,6 @@ fn protocol_options_choose_the_version_of_http() {
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
     check_refused("type: ORIGINAL_DST", "type: ORIGINAL_DST is not implemented by weir-proxy");
-    check_refused("lb_subset_config: {list_as_any: true}", "lb_subset_config: not implemented by weir-proxy");
     check_refused("filters: [{name: x}]", "filters: not implemented by weir-proxy");
     check_refused("connect_timeout: 0s", "connect_timeout: must be more than 0s");
     check_refused("eds_cluster_config: {}", "eds_cluster_config: is only for clusters of type EDS");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::RuntimeFraction;
+use crate::core::{Metadata, RuntimeFraction};
 use crate::header::{HeaderMutation, Mutations};
 use crate::http_filter::PerRouteConfigs;
 use crate::matcher::Substitution;
@@ -32,6 +32,8 @@ pub struct RouteAction {
     pub retry: Option<RetryPolicy>,
     pub mirrors: Vec<Mirror>,
     pub hash: Vec<HashPolicy>,
+    /// What the metadata of the endpoint must be, in a cluster with subsets.
+    pub metadata_match: Metadata,
     pub priority: Priority,
     pub upgrades: Vec<UpgradeConfig>,
 }
@@ -71,6 +73,8 @@ pub struct ClusterWeight {
     pub cluster: ClusterSpecifier,
     pub weight: u32,
     pub headers: Mutations,
+    /// Added to the route's.
+    pub metadata_match: Metadata,
     pub filters: PerRouteConfigs,
     pub host_rewrite: Option<String>,
 }

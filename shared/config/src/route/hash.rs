@@ -75,24 +75,38 @@ impl HashPolicy {
 }
 
 fn decode_cookie(cookie: &proto_action::hash_policy::Cookie, p: &mut Problems) -> Option<HashSource> {
-    if cookie.name.is_empty() || !cookie.name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b';') {
-        return p.refuse_at("name", format!("{:?} is not the name of a cookie", cookie.name));
-    }
-    let plain = |text: &str| text.bytes().all(|b| (b' '..0x7f).contains(&b) && b != b';');
-    if !plain(&cookie.path) {
-        return p.refuse_at("path", "must be visible ASCII without `;`");
-    }
-    let attributes = p.each("attributes", &cookie.attributes, |p, attribute| {
-        if attribute.name.is_empty() || !plain(&attribute.name) || !plain(&attribute.value) {
-            p.refuse("must have a name, and be visible ASCII without `;`");
-            return None;
+    let attributes: Vec<_> = cookie.attributes.iter().map(|a| (a.name.clone(), a.value.clone())).collect();
+    CookieSpec::decode(&cookie.name, cookie.ttl.as_ref(), &cookie.path, &attributes, p).map(HashSource::Cookie)
+}
+
+impl CookieSpec {
+    /// The fields of a cookie, which several messages have.
+    pub(crate) fn decode(
+        name: &str,
+        ttl: Option<&prost_types::Duration>,
+        path: &str,
+        attributes: &[(String, String)],
+        p: &mut Problems,
+    ) -> Option<Self> {
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b';') {
+            return p.refuse_at("name", format!("{name:?} is not the name of a cookie"));
         }
-        Some((attribute.name.clone(), attribute.value.clone()))
-    });
-    Some(HashSource::Cookie(CookieSpec {
-        name: cookie.name.clone(),
-        ttl: duration_at(cookie.ttl.as_ref(), "ttl", p).map(|ttl| Duration::from_secs(ttl.as_secs())),
-        path: cookie.path.clone(),
-        attributes,
-    }))
+        let plain = |text: &str| text.bytes().all(|b| (b' '..0x7f).contains(&b) && b != b';');
+        if !plain(path) {
+            return p.refuse_at("path", "must be visible ASCII without `;`");
+        }
+        let attributes = p.each("attributes", attributes, |p, (name, value)| {
+            if name.is_empty() || !plain(name) || !plain(value) {
+                p.refuse("must have a name, and be visible ASCII without `;`");
+                return None;
+            }
+            Some((name.clone(), value.clone()))
+        });
+        Some(Self {
+            name: name.to_owned(),
+            ttl: duration_at(ttl, "ttl", p).map(|ttl| Duration::from_secs(ttl.as_secs())),
+            path: path.to_owned(),
+            attributes,
+        })
+    }
 }

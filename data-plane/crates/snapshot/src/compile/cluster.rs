@@ -33,7 +33,11 @@ pub(crate) fn cluster(
             Some(Tls::new(client, context.sni.clone(), context.auto_host_sni, tls::describe))
         }
     };
-    let site =
-        Site { registry: environment.registry.clone(), workers: environment.workers, bell: environment.bell.clone() };
+    let site = Site {
+        registry: environment.registry.clone(),
+        workers: environment.workers,
+        bell: environment.bell.clone(),
+        local: environment.local.clone(),
+    };
     Ok(Cluster::compile(Arc::clone(config), &assignment, tls, previous.map(|previous| &**previous), &site))
 }

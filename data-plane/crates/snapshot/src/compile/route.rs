@@ -9,6 +9,7 @@ use dp_routing::{
     HashPolicies, HeaderLevels, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights,
     flatten_metadata,
 };
+use dp_upstream::Criteria;
 use shared_config::header::Mutations;
 use shared_config::http_filter::PerRouteConfig;
 use shared_config::route as config;
@@ -133,6 +134,7 @@ fn forward<'a>(
     levels: &Levels<'a>,
     compiler: &Compiler<'a>,
 ) -> Result<Forward, Refusal> {
+    let criteria = Criteria::compile(&action.metadata_match);
     let targets = match &action.cluster {
         config::ClusterSpecifier::Weighted(weighted) => {
             let compile = |cluster: &'a config::ClusterWeight| {
@@ -143,6 +145,10 @@ fn forward<'a>(
                 Ok(Target {
                     cluster: cluster_name(&cluster.cluster)?,
                     headers: headers(levels, Some(&cluster.headers))?,
+                    criteria: match (&criteria, Criteria::compile(&cluster.metadata_match)) {
+                        (Some(route), Some(own)) => Some(route.merged(&own)),
+                        (route, own) => own.or_else(|| route.clone()),
+                    },
                     filters: chain(levels, Some((name, &cluster.filters)), compiler),
                     host_rewrite: cluster.host_rewrite.clone(),
                 })
@@ -164,6 +170,7 @@ fn forward<'a>(
         host: HostRewrite::compile(&action.host_rewrite)?,
         targets,
         hash: HashPolicies::compile(&action.hash)?,
+        criteria,
         mirrors: action.mirrors.iter().map(mirror).collect::<Result<_, Refusal>>()?,
         config: action.clone(),
     })

@@ -1,16 +1,25 @@
 //! Shares that the balancers give, counted over many picks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use dp_http::info::{Address, StickyHost};
 use shared_config::endpoint::{Assignment, Endpoint as EndpointConfig, HealthStatus, LocalityEndpoints};
-use shared_config::lb_policy::{Consistent, HashFunction, Maglev, RingHash};
+use shared_config::lb_policy::{
+    Algorithm, Consistent, HashFunction, LeastRequest, LeastTime, LocalityBasis, LocalityLb, Maglev, Measure, PeakEwma,
+    RingHash, SlowStart, ZoneAware,
+};
 
+use super::schedule::Schedule;
 use super::*;
 use crate::cluster::tests::{cluster, config, endpoints};
-use crate::cluster::{Cluster, PickContext};
+use crate::endpoint::Flag;
+use crate::{Cluster, PickContext};
+
+mod envoy;
 
 fn balanced(algorithm: Algorithm, assignment: &Assignment) -> Arc<Cluster> {
-    cluster(config(|c| c.lb = LbPolicy { algorithm, locality_weighted: true }), assignment)
+    cluster(config(|c| c.lb = LbPolicy { locality: LocalityLb::Weighted, ..LbPolicy::of(algorithm) }), assignment)
 }
 
 fn weighted(weights: &[u32]) -> Vec<EndpointConfig> {
@@ -26,7 +35,7 @@ fn shares(cluster: &Cluster, picks: u32, hashed: bool) -> Vec<f64> {
     let mut counts = BTreeMap::<u64, u32>::new();
     for _ in 0..picks {
         let hash = hashed.then(|| hashes.u64(..));
-        let mut context = PickContext { rng: &mut rng, worker: 0, hash, tried: &[], reselect: 0 };
+        let mut context = PickContext { hash, ..PickContext::new(&mut rng, 0) };
         *counts.entry(cluster.pick(&mut context).unwrap().state.id).or_default() += 1;
     }
     cluster.endpoints().map(|e| f64::from(*counts.get(&e.state.id).unwrap_or(&0)) / f64::from(picks)).collect()
@@ -117,7 +126,7 @@ fn moved(algorithm: &Algorithm, count: u32) -> f64 {
     let moved = (0..10_000).filter(|_| {
         let hash = Some(hashes.u64(..));
         let mut pick = |cluster: &Cluster| {
-            let mut context = PickContext { rng: &mut rng, worker: 0, hash, tried: &[], reselect: 0 };
+            let mut context = PickContext { hash, ..PickContext::new(&mut rng, 0) };
             cluster.pick(&mut context).unwrap().address.clone()
         };
         pick(&all) != pick(&fewer)
@@ -209,6 +218,53 @@ fn traffic_spills_over_as_envoys_table_says() {
     check_priorities(&[(0, 100), (100, 0)], &[0, 100]);
     check_priorities(&[(25, 75), (25, 75)], &[50, 50]);
     check_priorities(&[(0, 100), (0, 300)], &[25, 75]);
+    check_priorities(&[(72, 28), (72, 28), (100, 0)], &[100, 0, 0]);
+    check_priorities(&[(71, 29), (71, 29), (100, 0)], &[99, 1, 0]);
+    check_priorities(&[(50, 50), (50, 50), (100, 0)], &[70, 30, 0]);
+    check_priorities(&[(25, 75), (100, 0), (100, 0)], &[35, 65, 0]);
+    check_priorities(&[(25, 75), (25, 75), (100, 0)], &[35, 35, 30]);
+    // Envoy's page says 7 and 93; its program gives what rounding leaves over to the first.
+    check_priorities(&[(5, 95), (65, 35)], &[8, 92]);
+}
+
+#[test]
+fn a_level_panics_when_all_levels_together_are_not_enough() {
+    let check = |levels: &[(u32, u32)], wanted: &[bool]| {
+        let localities = (0..).zip(levels).map(|(n, (healthy, unhealthy))| level(n, *healthy, *unhealthy)).collect();
+        let cluster = balanced(Algorithm::Random, &Assignment { localities, ..Assignment::of(vec![]) });
+        let unhealthy: Vec<bool> = levels.iter().map(|_| false).collect();
+        let mut hit = unhealthy;
+        let mut rng = fastrand::Rng::with_seed(4);
+        for _ in 0..5000 {
+            let endpoint = cluster.pick(&mut PickContext::new(&mut rng, 0)).unwrap();
+            hit[endpoint.priority as usize] |= endpoint.health() == Health::Unhealthy;
+        }
+        assert_eq!(hit, wanted, "{levels:?}");
+    };
+    check(&[(72, 28), (72, 28)], &[false, false]);
+    check(&[(50, 50), (50, 50)], &[false, false]);
+    check(&[(25, 75), (100, 0)], &[false, false]);
+    check(&[(25, 75), (25, 75)], &[true, true]);
+    check(&[(5, 95), (65, 35)], &[true, false]);
+}
+
+#[test]
+fn degraded_endpoints_take_what_healthy_ones_cannot() {
+    let check = |healthy: usize, degraded: usize, wanted: f64| {
+        let mut list = endpoints(100);
+        for (n, endpoint) in list.iter_mut().enumerate().skip(healthy) {
+            let is_degraded = n < healthy + degraded;
+            endpoint.health = if is_degraded { HealthStatus::Degraded } else { HealthStatus::Unhealthy };
+        }
+        let cluster = balanced(Algorithm::Random, &Assignment::of(list));
+        let share: f64 = shares(&cluster, 100_000, false)[..healthy].iter().sum();
+        assert!((share - wanted).abs() < 0.01, "{healthy} {degraded}: {share} is not {wanted}");
+    };
+    check(100, 0, 1.0);
+    check(72, 28, 1.0);
+    check(71, 29, 0.99);
+    check(50, 50, 0.7);
+    check(25, 65, 0.35);
 }
 
 #[test]
@@ -231,39 +287,186 @@ fn localities_take_traffic_by_weight_and_less_when_partly_down() {
     check(vec![locality(0, 1, 0), locality(1, 0, 0)], 1.0);
 }
 
-/// Not a test of speed, which a debug build on a busy machine cannot give: `cargo test --release -- --ignored` prints it.
+/// The share of the second of two endpoints `seconds` after it became healthy; the first was there long before.
+fn slow_start_share(algorithm: Algorithm, seconds: u64) -> f64 {
+    let slow_start = SlowStart { window: Duration::from_secs(60), aggression: 1.0, least: 0.1 };
+    let policy = LbPolicy { slow_start: Some(slow_start), ..LbPolicy::of(algorithm) };
+    let cluster = cluster(config(|c| c.lb = policy), &Assignment::of(endpoints(2)));
+    let begin = Instant::now();
+    let states: Vec<_> = cluster.endpoints().map(|e| Arc::clone(&e.state)).collect();
+    states[0].healthy_since(begin);
+    states[1].healthy_since(begin + Duration::from_secs(1000));
+    cluster.refresh_at(begin + Duration::from_secs(1000 + seconds));
+    shares(&cluster, 100_000, false)[1]
+}
+
 #[test]
-#[ignore = "prints figures; run it in a release build"]
-fn what_a_pick_from_10_000_endpoints_costs() {
-    let many = endpoints(10_000);
-    let weights: Vec<u32> = (0..10_000).map(|n| n % 7 + 1).collect();
-    let uneven = weighted(&weights);
-    let cases = [
-        ("round robin", Algorithm::RoundRobin, &many),
-        ("round robin, weighted", Algorithm::RoundRobin, &uneven),
-        ("least request", least_request(), &many),
-        ("least request, weighted", least_request(), &uneven),
-        ("random", Algorithm::Random, &many),
-        ("ring hash", ring(1024), &many),
-        ("maglev", maglev(), &many),
-    ];
-    for (name, algorithm, list) in cases {
-        let began = std::time::Instant::now();
-        let cluster = balanced(algorithm, &Assignment::of(list.clone()));
-        let built = began.elapsed();
-        let mut rng = fastrand::Rng::with_seed(1);
-        let mut hashes = fastrand::Rng::with_seed(2);
-        let began = std::time::Instant::now();
-        for _ in 0..1_000_000 {
-            let hash = Some(hashes.u64(..));
-            let mut context = PickContext { rng: &mut rng, worker: 0, hash, tried: &[], reselect: 0 };
-            std::hint::black_box(cluster.pick(&mut context).unwrap());
+fn slow_start_follows_its_curve() {
+    for algorithm in [Algorithm::RoundRobin, least_request()] {
+        for (seconds, factor) in [(0, 0.1), (6, 0.1), (15, 0.25), (30, 0.5), (45, 0.75), (60, 1.0)] {
+            let (share, wanted) = (slow_start_share(algorithm.clone(), seconds), factor / (1.0 + factor));
+            assert!((share - wanted).abs() < 0.01, "{algorithm:?} after {seconds} s: {share} is not {wanted}");
         }
-        tracing::info!(name, ?built, nanos = began.elapsed().as_nanos() / 1_000_000);
-        std::io::Write::write_fmt(
-            &mut std::io::stderr(),
-            format_args!("{name}: {} ns a pick, made in {built:?}\n", began.elapsed().as_nanos() / 1_000_000),
-        )
-        .unwrap();
     }
+}
+
+#[test]
+fn tables_are_due_while_slow_start_goes_on() {
+    let slow_start = SlowStart { window: Duration::from_secs(60), aggression: 1.0, least: 0.1 };
+    let policy = LbPolicy { slow_start: Some(slow_start), ..LbPolicy::default() };
+    let cluster = cluster(config(|c| c.lb = policy), &Assignment::of(endpoints(2)));
+    let now = Instant::now();
+    cluster.refresh_at(now);
+    assert_eq!(cluster.next_refresh(), Some(now + Duration::from_millis(1200)));
+    cluster.refresh_at(now + Duration::from_secs(61));
+    assert_eq!(cluster.next_refresh(), None);
+}
+
+#[test]
+fn an_endpoint_that_recovers_starts_slowly() {
+    let cluster = balanced(Algorithm::RoundRobin, &Assignment::of(endpoints(1)));
+    let state = Arc::clone(&cluster.endpoints().next().unwrap().state);
+    let now = Instant::now();
+    state.healthy_since(now);
+    let later = latency::stamp(now + Duration::from_secs(100));
+    assert!(state.time_healthy(later) >= Duration::from_secs(99));
+    for flag in [Flag::FailedActiveCheck, Flag::FailedOutlierCheck] {
+        state.set(flag, true);
+    }
+    state.healthy_since(now);
+    state.set(Flag::FailedActiveCheck, false);
+    assert_eq!(state.time_healthy(latency::stamp(now)), Duration::ZERO, "it is still ejected");
+    let before = latency::stamp(Instant::now());
+    state.set(Flag::FailedOutlierCheck, false);
+    assert!(state.time_healthy(before + 1000) <= Duration::from_secs(1));
+}
+
+fn peak_ewma() -> Algorithm {
+    Algorithm::PeakEwma(PeakEwma { decay: Duration::from_secs(10), default_rtt: Duration::from_secs(1) })
+}
+
+fn least_time() -> Algorithm {
+    Algorithm::LeastTime(LeastTime { measure: Measure::Header, choices: None })
+}
+
+/// Endpoints with these response times in milliseconds; 0 was never measured.
+fn measured(algorithm: Algorithm, weights: &[u32], millis: &[u64]) -> Arc<Cluster> {
+    let cluster = balanced(algorithm, &Assignment::of(weighted(weights)));
+    let now = Instant::now();
+    for (endpoint, millis) in cluster.endpoints().zip(millis).filter(|(_, millis)| **millis > 0) {
+        let since = now - Duration::from_millis(*millis);
+        cluster.note_head(&endpoint.state, since, now);
+    }
+    cluster
+}
+
+#[test]
+fn the_faster_of_two_endpoints_is_picked() {
+    // Of two draws one is the slow endpoint alone a quarter of the time.
+    check_shares(&measured(peak_ewma(), &[1, 1], &[10, 100]), false, &[0.75, 0.25], 0.01);
+    // One with nothing to go by is tried at once.
+    check_shares(&measured(peak_ewma(), &[1, 1], &[10, 0]), false, &[0.25, 0.75], 0.01);
+    check_shares(&measured(peak_ewma(), &[1, 3], &[10, 10]), false, &[0.25, 0.75], 0.01);
+    check_shares(&measured(least_time(), &[1, 1, 1], &[10, 9, 11]), false, &[0.0, 1.0, 0.0], 0.0);
+    check_shares(&measured(least_time(), &[1, 1, 2], &[10, 9, 11]), false, &[0.0, 0.0, 1.0], 0.0);
+    check_shares(&measured(least_time(), &[1, 1], &[10, 0]), false, &[0.0, 1.0], 0.0);
+}
+
+#[test]
+fn requests_in_progress_count_with_response_time() {
+    for algorithm in [peak_ewma(), least_time()] {
+        let cluster = measured(algorithm, &[1, 1], &[10, 25]);
+        let fast = Arc::clone(&cluster.endpoints().next().unwrap().state);
+        let _running: Vec<_> = (0..2).map(|_| fast.begin_request()).collect();
+        // 10 * 3 is more than 25 * 1.
+        let shares = shares(&cluster, 10_000, false);
+        assert!(shares[0] < 0.3 && shares[1] > 0.7, "{shares:?}");
+    }
+}
+
+#[test]
+fn a_lost_request_does_not_look_fast() {
+    let cluster = measured(least_time(), &[1, 1], &[100, 0]);
+    let broken = Arc::clone(&cluster.endpoints().nth(1).unwrap().state);
+    cluster.note_loss(&broken, Instant::now());
+    check_shares(&cluster, false, &[1.0, 0.0], 0.0);
+}
+
+/// How picks spread over the zones of an upstream, for a proxy in the first zone: `(proxies, endpoints)` by zone.
+fn zones(zones: &[(u32, u32)], change: impl FnOnce(&mut ZoneAware)) -> Vec<f64> {
+    let mut zone_aware = ZoneAware {
+        enabled: 100.0,
+        min_cluster_size: 6,
+        fail_traffic_on_panic: false,
+        force_direct: false,
+        basis: LocalityBasis::HealthyEndpoints,
+    };
+    change(&mut zone_aware);
+    let name = |n: usize| shared_config::endpoint::Locality { zone: n.to_string(), ..Default::default() };
+    let assignment = |count: &dyn Fn(&(u32, u32)) -> u32| {
+        let mut all = endpoints(zones.iter().map(count).sum());
+        let localities = zones.iter().enumerate().map(|(n, zone)| {
+            let rest = all.split_off(count(zone) as usize);
+            let endpoints = std::mem::replace(&mut all, rest);
+            LocalityEndpoints { locality: Arc::new(name(n)), endpoints, ..LocalityEndpoints::default() }
+        });
+        Assignment { localities: localities.collect(), ..Assignment::of(vec![]) }
+    };
+    let local = Arc::new(LocalCluster::new("test", name(0), crate::refresh::Bell::default()));
+    let site = crate::Site { local: Some(local), ..crate::cluster::tests::site() };
+    let proxies = Cluster::compile(config(|_| {}), &assignment(&|zone| zone.0), None, None, &site);
+    proxies.take_over(None);
+    let policy = LbPolicy { locality: LocalityLb::ZoneAware(zone_aware), ..LbPolicy::default() };
+    let upstream = config(|c| {
+        c.lb = policy;
+        c.name = "upstream".into();
+    });
+    let upstream = Cluster::compile(upstream, &assignment(&|zone| zone.1), None, None, &site);
+    let mut by_zone = vec![0.0; zones.len()];
+    for (share, endpoint) in shares(&upstream, 100_000, false).iter().zip(upstream.endpoints()) {
+        by_zone[endpoint.locality.zone.parse::<usize>().unwrap()] += share;
+    }
+    by_zone
+}
+
+#[track_caller]
+fn check_zones(given: &[(u32, u32)], wanted: &[f64]) {
+    let found = zones(given, |_| {});
+    for (found_one, wanted) in found.iter().zip(wanted) {
+        assert!((found_one - wanted).abs() < 0.01, "{given:?}: {found:?}");
+    }
+}
+
+#[test]
+fn traffic_stays_in_its_zone_as_far_as_that_is_fair() {
+    check_zones(&[(5, 5), (5, 5)], &[1.0, 0.0]);
+    check_zones(&[(2, 8), (8, 8)], &[1.0, 0.0]);
+    // Half of the proxies and a quarter of the endpoints are here: half of the traffic stays.
+    check_zones(&[(4, 4), (2, 4), (2, 8)], &[0.5, 0.0, 0.5]);
+    // The local zone has no endpoints.
+    check_zones(&[(2, 0), (2, 4), (4, 12)], &[0.0, 0.0, 1.0]);
+    // Too few endpoints for zones to matter.
+    check_zones(&[(5, 2), (5, 2)], &[0.5, 0.5]);
+    assert_eq!(zones(&[(9, 1), (1, 9)], |c| c.force_direct = true), [1.0, 0.0]);
+    let half = zones(&[(5, 5), (5, 5)], |c| c.enabled = 50.0);
+    assert!((half[0] - 0.75).abs() < 0.01, "{half:?}");
+}
+
+#[test]
+fn a_session_keeps_its_endpoint_while_that_is_well() {
+    let cluster = balanced(Algorithm::RoundRobin, &Assignment::of(endpoints(3)));
+    let third = Arc::clone(cluster.endpoints().nth(2).unwrap());
+    let pick = |sticky: &StickyHost| {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut context = PickContext { sticky: Some(sticky), ..PickContext::new(&mut rng, 0) };
+        cluster.pick(&mut context).map(|endpoint| endpoint.state.id)
+    };
+    let mut sticky = StickyHost { address: third.address.clone(), is_strict: false, status: 503 };
+    assert!((0..10).all(|_| pick(&sticky) == Ok(third.state.id)));
+    third.state.set(Flag::FailedActiveCheck, true);
+    assert!(pick(&sticky).is_ok_and(|id| id != third.state.id));
+    sticky.is_strict = true;
+    assert_eq!(pick(&sticky), Err(crate::PickError::Strict));
+    sticky.address = Address::Ip("192.0.2.1:80".parse().unwrap());
+    assert_eq!(pick(&sticky), Err(crate::PickError::Strict));
 }

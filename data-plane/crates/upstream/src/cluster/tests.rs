@@ -8,9 +8,10 @@ use shared_config::endpoint::HealthStatus;
 
 use super::*;
 use crate::endpoint::Flag;
+use crate::{Health, PickContext, PickError};
 
 pub(crate) fn site() -> Site {
-    Site { registry: Registry::new(2), workers: 1, bell: Bell::default() }
+    Site { registry: Registry::new(2), workers: 1, bell: Bell::default(), local: None }
 }
 
 /// Endpoints 10.0.0.1:80, 10.0.0.2:80 and so on.
@@ -40,7 +41,7 @@ pub(crate) fn pick(
     reselect: u32,
 ) -> Result<Arc<Endpoint>, PickError> {
     let mut rng = fastrand::Rng::with_seed(hash.unwrap_or(1));
-    cluster.pick(&mut PickContext { rng: &mut rng, worker: 0, hash, tried, reselect })
+    cluster.pick(&mut PickContext { hash, tried, reselect, ..PickContext::new(&mut rng, 0) })
 }
 
 #[test]
@@ -128,7 +129,7 @@ fn an_overloaded_cluster_drops_its_share() {
     assignment.drop = Some(DropOverload { category: "c".into(), share: Fraction { numerator: 25, denominator: 100 } });
     let cluster = cluster(config(|_| {}), &assignment);
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut context = PickContext { rng: &mut rng, worker: 0, hash: None, tried: &[], reselect: 0 };
+    let mut context = PickContext::new(&mut rng, 0);
     let dropped = (0..10_000).filter(|_| cluster.pick(&mut context).is_err()).count();
     assert!((2300..2700).contains(&dropped), "{dropped}");
 }

@@ -11,7 +11,7 @@ use super::{
     ClusterSpecifier, ClusterWeight, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority, RouteAction,
     UpgradeConfig, WeightSource, WeightedClusters,
 };
-use crate::core::{duration_at, runtime_fraction, timeout_at};
+use crate::core::{duration_at, metadata, runtime_fraction, timeout_at};
 use crate::header::{HeaderMutation, is_header_name};
 use crate::invalid::Problems;
 use crate::matcher::Substitution;
@@ -39,7 +39,7 @@ impl RouteAction {
     ) -> Option<Self> {
         refuse_set!(p, proto; flush_timeout);
         refuse_set!(p, proto;
-            metadata_match, path_rewrite, early_data_policy, retry_policy_typed_config, rate_limits,
+            path_rewrite, early_data_policy, retry_policy_typed_config, rate_limits,
             include_vh_rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy,
             internal_redirect_action, max_internal_redirects, hedge_policy);
         let cluster = decode_specifier(proto.cluster_specifier.as_ref(), p);
@@ -74,6 +74,7 @@ impl RouteAction {
             append_x_forwarded_host: proto.append_x_forwarded_host,
             retry,
             mirrors,
+            metadata_match: metadata(proto.metadata_match.as_ref()),
             hash: p.each("hash_policy", &proto.hash_policy, |p, policy| HashPolicy::decode(policy, p)),
             priority,
             upgrades: decode_upgrades(&proto.upgrade_configs, p),
@@ -158,7 +159,6 @@ impl WeightedClusters {
 impl ClusterWeight {
     fn decode(proto: &route::weighted_cluster::ClusterWeight, p: &mut Problems) -> Option<Self> {
         use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
-        refuse_set!(p, proto; metadata_match);
         let cluster = cluster_or_header("name", &proto.name, &proto.cluster_header, p);
         let host_rewrite = match &proto.host_rewrite_specifier {
             Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
@@ -169,6 +169,7 @@ impl ClusterWeight {
         };
         Some(Self {
             weight: proto.weight.unwrap_or(0),
+            metadata_match: metadata(proto.metadata_match.as_ref()),
             headers: decode_mutations!(proto, p),
             filters: http_filter_overrides(&proto.typed_per_filter_config, p),
             host_rewrite,
