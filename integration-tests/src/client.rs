@@ -96,6 +96,29 @@ impl Client {
     }
 }
 
+/// Opens a WebSocket by an extended CONNECT (RFC 8441).
+///
+/// # Panics
+/// The server does not offer it, or refuses this one.
+pub async fn websocket(client: &Client, path: &str) -> (SendStream<Bytes>, RecvStream) {
+    // The settings of the server come with the first answer at the latest.
+    let _ = soon(client.get("/")).await;
+    soon(async {
+        while !client.requests.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut head = request("CONNECT", path);
+    head.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    head.headers_mut().insert("sec-websocket-version", http::HeaderValue::from_static("13"));
+    let (response, up) = client.open(head, false).await.expect("a stream");
+    let response = soon(response).await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("upgrade"));
+    (up, response.into_body())
+}
+
 /// The head of a request to the host `it.test`.
 ///
 /// # Panics

@@ -35,8 +35,13 @@ pub fn start_with(bootstrap: &Value, workers: usize) -> Running {
 /// # Errors
 /// Why the bootstrap is refused.
 pub fn try_start(bootstrap: &Value, workers: usize) -> Result<Running, String> {
-    let text = bootstrap.to_string();
-    let bootstrap = shared_config::bootstrap::read(&[&text]).map_err(|error| error.to_string())?;
+    try_start_text(&bootstrap.to_string(), workers)
+}
+
+/// # Errors
+/// Why the bootstrap is refused.
+pub fn try_start_text(text: &str, workers: usize) -> Result<Running, String> {
+    let bootstrap = shared_config::bootstrap::read(&[text]).map_err(|error| error.to_string())?;
     let options = Options { workers, drain_time: Duration::from_secs(30), ..Options::default() };
     let proxy = Proxy::start(bootstrap, options).map_err(|error| error.to_string())?;
     Ok(Running { proxy })

@@ -55,14 +55,32 @@ impl Identity {
         } })
     }
 
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certified.cert.der().clone()).expect("the certificate is good");
+        roots
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.certified.signing_key.serialize_der()))
+    }
+
+    /// A client that trusts this identity, and has it too.
+    ///
+    /// # Panics
+    /// The key does not fit.
+    pub fn client_with_certificate(&self) -> Arc<rustls::ClientConfig> {
+        let chain = vec![self.certified.cert.der().clone()];
+        let config = rustls::ClientConfig::builder().with_root_certificates(self.roots());
+        Arc::new(config.with_client_auth_cert(chain, self.key()).expect("the key fits the certificate"))
+    }
+
     /// A client that trusts this identity.
     ///
     /// # Panics
     /// The certificate is none.
     pub fn client(&self, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certified.cert.der().clone()).expect("the certificate is good");
-        let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let mut config = rustls::ClientConfig::builder().with_root_certificates(self.roots()).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config)
     }
@@ -72,9 +90,8 @@ impl Identity {
     /// # Panics
     /// The key does not fit.
     pub fn server(&self, alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.certified.signing_key.serialize_der()));
         let chain = vec![self.certified.cert.der().clone()];
-        let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+        let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, self.key());
         let mut config = config.expect("the key fits the certificate");
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config)

@@ -4,6 +4,8 @@
 
 mod balancing;
 mod changes;
+mod connect;
+mod examples;
 mod file_sources;
 mod http1;
 mod http2;

@@ -1,11 +1,10 @@
-//! WebSocket and CONNECT: raw bytes once both sides agreed.
+//! WebSocket: raw bytes once both sides agreed. CONNECT is in `connect.rs`.
 
 use bytes::Bytes;
-use http::Method;
-use integration_tests::client::{Client, push, soon};
-use integration_tests::config::{bootstrap, cluster, hcm, listener, merge, simple, to};
+use integration_tests::client::{self, Client, push, soon};
+use integration_tests::config::{hcm, merge, simple, to};
 use integration_tests::eventually::eventually;
-use integration_tests::proxy::{Running, start, try_start};
+use integration_tests::proxy::{Running, start};
 use integration_tests::upstream::{Origin, reply};
 use serde_json::json;
 
@@ -135,22 +134,7 @@ async fn an_extended_connect_becomes_an_upgrade_for_http1() {
     let origin = echo();
     let proxy = proxy(&origin);
     let client = Client::connect(proxy.address("main")).await;
-    // The settings of the server come with the first answer at the latest.
-    let _ = soon(client.get("/")).await;
-    soon(async {
-        while !client.requests.is_extended_connect_protocol_enabled() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let mut request = http::Request::builder().method(Method::CONNECT).uri("http://it.test/chat").body(()).unwrap();
-    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
-    request.headers_mut().insert("sec-websocket-version", "13".parse().unwrap());
-    let (response, mut up) = client.open(request, false).await.unwrap();
-    let response = soon(response).await.unwrap();
-    assert_eq!(response.status(), 200);
-    assert!(!response.headers().contains_key("upgrade"));
-    let mut body = response.into_body();
+    let (mut up, mut body) = client::websocket(&client, "/chat").await;
     push(&mut up, Bytes::from_static(b"there"), false).await.unwrap();
     let mut text = Vec::new();
     while text.len() < 10 {
@@ -165,37 +149,6 @@ async fn an_extended_connect_becomes_an_upgrade_for_http1() {
     assert!(seen.header("sec-websocket-key").is_some(), "an HTTP/1.1 server needs one: {seen:?}");
     up.send_data(Bytes::new(), true).unwrap();
     assert!(soon(body.data()).await.is_none_or(|end| end.is_ok_and(|end| end.is_empty())));
-}
-
-#[test]
-fn connect_is_forbidden_unless_a_route_matches_it() {
-    let origin = echo();
-    let proxy = proxy(&origin);
-    let answer = proxy.connect().ask("CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n");
-    assert!([403, 404].contains(&answer.status()), "{answer:?}");
-}
-
-#[test]
-fn connect_to_tcp_is_a_tunnel_or_refused_by_name() {
-    let origin = Origin::scripted(|_, wire, _| {
-        let bytes = wire.bytes(4);
-        wire.send(bytes);
-    });
-    let routes = json!([{
-        "match": { "connect_matcher": {} },
-        "route": { "cluster": "origin", "upgrade_configs": [{ "upgrade_type": "CONNECT", "connect_config": {} }] },
-    }]);
-    let bootstrap = bootstrap(vec![listener("main", hcm(routes))], vec![cluster("origin", &[origin.address])]);
-    match try_start(&bootstrap, 1) {
-        Err(error) => assert!(error.contains("connect"), "{error}"),
-        Ok(proxy) => {
-            let mut client = proxy.connect();
-            let head = client.send("CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n").head().unwrap();
-            assert_eq!(head.status(), 200);
-            client.send("ping");
-            assert_eq!(client.bytes(4), b"ping");
-        }
-    }
 }
 
 #[test]

@@ -16,8 +16,8 @@ mod retry;
 pub mod template;
 
 pub use self::action::{
-    ClusterSpecifier, ClusterWeight, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority, RouteAction,
-    UpgradeConfig, WeightSource, WeightedClusters,
+    ClusterSpecifier, ClusterWeight, ConnectConfig, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
+    RouteAction, UpgradeConfig, WeightSource, WeightedClusters,
 };
 pub use self::hash::{CookieSpec, HashPolicy, HashSource};
 pub use self::path::{PathMatcher, RouteMatch, TlsMatch};

@@ -11,6 +11,7 @@ mod input;
 mod output;
 mod parse;
 mod pool;
+mod raw;
 mod reason;
 mod server;
 mod websocket;
@@ -19,6 +20,7 @@ mod wire;
 pub use client::{ClientConn, ClientOptions};
 pub use fields::Underscores;
 pub(crate) use fields::{elements, is_forbidden_trailer, is_value};
+pub use raw::RawConn;
 pub use reason::phrase as reason_phrase;
 pub use server::{ServerConn, ServerOptions, Version};
 

@@ -19,6 +19,8 @@ pub enum ServerStream<'c> {
 pub enum ClientStream {
     H1(Box<h1::ClientConn>),
     H2(Box<h2::ClientStream>),
+    /// No HTTP: a tunnel that ends here.
+    Raw(Box<h1::RawConn>),
 }
 
 /// Why a stream ended early.
@@ -205,6 +207,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.send_head(head, end),
             Self::H2(stream) => stream.send_head(head, end),
+            Self::Raw(conn) => conn.send_head(end),
         }
     }
 
@@ -213,6 +216,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.poll_ready(cx),
             Self::H2(stream) => stream.poll_ready(cx),
+            Self::Raw(conn) => conn.poll_ready(cx),
         }
     }
 
@@ -224,6 +228,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.send_data(data, end),
             Self::H2(stream) => stream.send_data(data, end),
+            Self::Raw(conn) => conn.send_data(data, end),
         }
     }
 
@@ -235,6 +240,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.send_trailers(trailers),
             Self::H2(stream) => stream.send_trailers(trailers),
+            Self::Raw(conn) => conn.send_data(Bytes::new(), true),
         }
     }
 
@@ -243,6 +249,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.poll_flush(cx),
             Self::H2(stream) => stream.poll_flush(cx),
+            Self::Raw(conn) => conn.poll_flush(cx),
         }
     }
 
@@ -251,6 +258,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.poll_head(cx),
             Self::H2(stream) => stream.poll_head(cx),
+            Self::Raw(conn) => conn.poll_head(),
         }
     }
 
@@ -259,6 +267,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.poll_body(cx),
             Self::H2(stream) => stream.poll_body(cx),
+            Self::Raw(conn) => conn.poll_body(cx),
         }
     }
 
@@ -267,6 +276,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.is_response_complete(),
             Self::H2(stream) => stream.is_response_complete(),
+            Self::Raw(conn) => conn.is_response_complete(),
         }
     }
 
@@ -275,6 +285,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.upgrade(),
             Self::H2(stream) => stream.upgrade(),
+            Self::Raw(_) => {}
         }
     }
 
@@ -283,6 +294,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.reset(),
             Self::H2(stream) => stream.reset(reason),
+            Self::Raw(conn) => conn.reset(),
         }
     }
 
@@ -290,7 +302,7 @@ impl ClientStream {
     pub fn into_reusable(self) -> Option<Box<h1::ClientConn>> {
         match self {
             Self::H1(conn) => conn.into_reusable(),
-            Self::H2(_) => None,
+            Self::H2(_) | Self::Raw(_) => None,
         }
     }
 
@@ -298,6 +310,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.sizes(),
             Self::H2(stream) => stream.sizes(),
+            Self::Raw(conn) => conn.sizes(),
         }
     }
 }

@@ -51,6 +51,9 @@ pub(crate) async fn both_ways(
         let downloaded = down.pump(stream, up, cx)?;
         stream.clocks.settle();
         match (uploaded, downloaded) {
+            (Poll::Pending, Poll::Ready(())) if stream.ends_by_halves() => {
+                stream.poll_trouble(cx, Expired::fault).map(Err)
+            }
             (_, Poll::Ready(())) => Poll::Ready(Ok(())),
             _ => stream.poll_trouble(cx, Expired::fault).map(Err),
         }
@@ -105,6 +108,10 @@ pub(crate) fn pump_up(stream: &mut Stream<'_>, up: &mut ClientStream, cx: &mut C
     loop {
         if stream.body.sent {
             return Ok(up.poll_flush(cx).map(|_| ()));
+        }
+        if stream.awaits_tunnel() {
+            let _ = up.poll_flush(cx);
+            return Ok(Poll::Pending);
         }
         match up.poll_ready(cx) {
             Poll::Pending => return Ok(Poll::Pending),
@@ -465,7 +472,7 @@ impl Stream<'_> {
         T: From<Fault>,
     {
         // While the request is still coming in, reading it notices a client that left.
-        if self.body.complete
+        if (self.body.complete || self.awaits_tunnel())
             && !self.reply.tunnelled
             && let Poll::Ready(error) = self.down.poll_closed(cx)
         {

@@ -25,7 +25,7 @@ use crate::relay::pump_up;
 use crate::retry::decide::{Lost, Tries};
 use crate::route::{self, Chosen};
 use crate::stream::Stream;
-use crate::{normalize, shadow};
+use crate::{normalize, shadow, tunnel};
 
 mod decide;
 
@@ -238,8 +238,15 @@ async fn connect(
     let begun = stream.clocks.now;
     stream.info.timing.upstream_connect_start = Some(stream.since_start(begun));
     let pools = stream.worker.pools.clone();
+    let ends_tunnel = tunnel::ends_here(stream, &chosen.plan().config.upgrades);
     let checkout = {
-        let mut checkout = std::pin::pin!(pools.checkout(cluster, endpoint, &options));
+        let mut checkout = std::pin::pin!(async {
+            if ends_tunnel {
+                let made = pools.connect_raw(cluster, endpoint, &options).await?;
+                return Ok(made.into_checkout(cluster));
+            }
+            pools.checkout(cluster, endpoint, &options).await
+        });
         poll_fn(|cx| {
             if let Poll::Ready(made) = checkout.as_mut().poll(cx) {
                 return Poll::Ready(made.map_err(Failure::Connect));

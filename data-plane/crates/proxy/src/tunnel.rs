@@ -1,12 +1,15 @@
 //! Upgrades and CONNECT: which requests ask for a tunnel, and what the answer to one looks like.
 //!
-//! Pure. The codecs turn an HTTP/1.1 `Upgrade` into an extended CONNECT (RFC 8441) and back; a tunnel's bytes are body
+//! The codecs turn an HTTP/1.1 `Upgrade` into an extended CONNECT (RFC 8441) and back; a tunnel's bytes are body
 //! frames, so `relay.rs` moves them like any other.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use dp_http::{Method, RequestHead, ResponseHead, name};
+use dp_http::{Method, Protocol, RequestHead, ResponseHead, name};
+use shared_config::route::UpgradeConfig;
+
+use crate::stream::Stream;
 
 /// What a request wants beyond HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,17 @@ pub(crate) fn requested(head: &RequestHead) -> Option<Tunnel> {
     match head.connect_protocol() {
         Some(protocol) => Some(Tunnel::Upgrade(protocol.to_ascii_lowercase())),
         None => (head.method == Method::Connect).then_some(Tunnel::Connect),
+    }
+}
+
+/// Whether the tunnel ends at this proxy, so that its bytes go to the endpoint as they are (Envoy `connect_config`).
+pub(crate) fn ends_here(stream: &Stream<'_>, upgrades: &[UpgradeConfig]) -> bool {
+    let config = upgrades.iter().find(|upgrade| upgrade.enabled && upgrade.connect.is_some());
+    let Some(config) = config.and_then(|upgrade| upgrade.connect) else { return false };
+    match &stream.tunnel {
+        Some(Tunnel::Connect) => true,
+        Some(Tunnel::Upgrade(_)) => false,
+        None => config.allow_post && stream.request.method == Method::Post,
     }
 }
 
@@ -53,6 +67,25 @@ fn websocket_accept(key: &[u8]) -> String {
     let mut text = key.to_vec();
     text.extend_from_slice(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &text))
+}
+
+impl Stream<'_> {
+    /// Whether the answer decides what the client's bytes are: nothing of them is for an upstream that may refuse the
+    /// tunnel. An HTTP/1.1 upgrade may have a body of its own, which belongs to the request.
+    pub(crate) fn awaits_tunnel(&self) -> bool {
+        let is_bodiless = self.body.is_empty() || self.request.protocol == Protocol::Http2;
+        match &self.tunnel {
+            _ if self.reply.started => false,
+            Some(Tunnel::Connect) => true,
+            Some(Tunnel::Upgrade(_)) => is_bodiless,
+            None => false,
+        }
+    }
+
+    /// Each side of a CONNECT tunnel ends by itself, as on the TCP connections that it stands for.
+    pub(crate) fn ends_by_halves(&self) -> bool {
+        self.reply.tunnelled && self.tunnel == Some(Tunnel::Connect)
+    }
 }
 
 #[cfg(test)]

@@ -291,6 +291,11 @@ impl Cluster {
         &self.state.name
     }
 
+    /// How much output of a connection may wait.
+    pub(crate) fn output_limit(&self) -> usize {
+        (self.config.buffer_limit as usize).max(16 * 1024)
+    }
+
     /// What the HTTP/1 codec is told.
     pub(crate) fn http1_options(&self) -> Rc<h1::ClientOptions> {
         let http = &self.config.http;
@@ -298,7 +303,7 @@ impl Cluster {
             max_head_size: http.max_headers_kb as usize * 1024,
             max_headers: http.max_headers_count as usize,
             trailers: http.h1.trailers,
-            output_limit: (self.config.buffer_limit as usize).max(16 * 1024),
+            output_limit: self.output_limit(),
             ..h1::ClientOptions::default()
         })
     }

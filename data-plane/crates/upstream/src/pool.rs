@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dp_http::head::Protocol;
-use dp_http::{Io, stream::ClientStream};
+use dp_http::{Io, h1, stream::ClientStream};
 use hashbrown::HashMap;
 use shared_config::cluster::Protocols;
 use tokio::time::Instant;
@@ -63,7 +63,8 @@ pub struct Checkout {
     pub connection: Rc<Connection>,
     /// Another request went over the connection before.
     pub reused: bool,
-    queue: Rc<Queue>,
+    /// Where the connection goes back to.
+    queue: Option<Rc<Queue>>,
 }
 
 /// A connection whose bytes are the caller's.
@@ -217,15 +218,23 @@ impl Checkout {
             Ready::Http2(stream, connection) => (ClientStream::H2(stream), connection),
         };
         let reused = connection.begin_request() > 0;
-        Self { stream, connection, reused, queue }
+        Self { stream, connection, reused, queue: Some(queue) }
     }
 
     /// The request is over: the connection goes back if it can take another one.
     pub fn finish(self) {
         let Self { stream, connection, queue, .. } = self;
-        if let Some(conn) = stream.into_reusable() {
+        if let (Some(conn), Some(queue)) = (stream.into_reusable(), queue) {
             queue.put(conn, connection);
         }
+    }
+}
+
+impl RawConnection {
+    /// The connection as the end of a tunnel.
+    pub fn into_checkout(self, cluster: &Cluster) -> Checkout {
+        let conn = h1::RawConn::new(self.io, cluster.output_limit());
+        Checkout { stream: ClientStream::Raw(Box::new(conn)), connection: self.connection, reused: false, queue: None }
     }
 }
 

@@ -136,4 +136,13 @@ pub struct UpgradeConfig {
     /// Lower case.
     pub upgrade: String,
     pub enabled: bool,
+    /// The tunnel ends here: its bytes go to the cluster as they are. Only for CONNECT.
+    pub connect: Option<ConnectConfig>,
+}
+
+/// How a tunnel ends at this proxy (`UpgradeConfig.ConnectConfig`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectConfig {
+    /// A POST is a tunnel too: its body goes to the cluster, what comes back is the body of the answer.
+    pub allow_post: bool,
 }

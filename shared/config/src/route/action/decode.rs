@@ -8,8 +8,8 @@ use proto::envoy::config::route::v3::route_action as proto_action;
 use proto::envoy::extensions::path::rewrite::uri_template::v3 as uri_template;
 
 use super::{
-    ClusterSpecifier, ClusterWeight, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority, RouteAction,
-    UpgradeConfig, WeightSource, WeightedClusters,
+    ClusterSpecifier, ClusterWeight, ConnectConfig, HostRewrite, MaxStreamDuration, Mirror, PathRewrite, Priority,
+    RouteAction, UpgradeConfig, WeightSource, WeightedClusters,
 };
 use crate::core::{duration_at, metadata, runtime_fraction, timeout_at};
 use crate::header::{HeaderMutation, is_header_name};
@@ -297,14 +297,16 @@ fn decode_upgrades(upgrades: &[proto_action::UpgradeConfig], p: &mut Problems) -
             return p.refuse_at("upgrade_type", format!("{:?} is there twice", proto.upgrade_type));
         }
         seen.push(upgrade.clone());
-        match &proto.connect_config {
+        let connect = match &proto.connect_config {
             Some(_) if upgrade != "connect" => {
                 return p.refuse_at("connect_config", "may only be set for upgrade type CONNECT");
             }
-            // CONNECT is passed on to the upstream; ending it here is not.
-            Some(_) => return p.refuse_at("connect_config", "not implemented by weir-proxy"),
-            None => {}
-        }
-        Some(UpgradeConfig { upgrade, enabled: proto.enabled.unwrap_or(true) })
+            Some(config) => p.at("connect_config", |p| {
+                refuse_set!(p, config; proxy_protocol_config);
+                Some(ConnectConfig { allow_post: config.allow_post })
+            }),
+            None => None,
+        };
+        Some(UpgradeConfig { upgrade, enabled: proto.enabled.unwrap_or(true), connect })
     })
 }
