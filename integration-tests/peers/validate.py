@@ -12,9 +12,22 @@ import sys
 import tempfile
 
 from xds_envoy import find_envoy
+from xds_lab import certificate
 
-# What later issues bring: refused by name until then.
-NOT_YET = {"ext-authz": "http_filters[0]", "lua": "http_filters[0]", "csrf": "http_filters[0]"}
+# What weir-proxy does not do yet, and what the refusal must name.
+NOT_YET = {
+    "aggregate-cluster": "cluster_type", "connect-encapsulate": "tunneling_config", "dynamic-rest": "cluster_names",
+    "filter-chain-matcher": "filter_chain_matcher", "freebind": "freebind", "health-checking": "outlier_detection",
+    "internal-listener": "bootstrap_extensions", "load-reporting": "load_stats_config",
+    "local-ratelimit-route-descriptors": "rate_limits", "locality-load-balancing": "health_checks",
+    "original-destination": "listener_filters[0]", "proxy-protocol": "transport_socket", "redis": "network filter",
+    "retry-omit-canary": "retry_host_predicate", "retry-previous-priorities": "retry_priority",
+    "route-matcher-tree": "matcher", "tracing-opentelemetry": "tracing", "tracing-zipkin": "tracing", "udp": "protocol",
+    **dict.fromkeys("""
+        api-key-auth bandwidth-limit cache credential-injector csrf decompressor dynamic-forward-proxy ext-authz ext-
+        authz-http grpc-bridge grpc-web header-to-metadata ip-tagging jwt-authn lua odcds on-demand rate-limit set-
+        metadata single-page-app stateful-session-cookie stateful-session-header tap""".split(), "http_filters[0]"),
+}
 
 
 def verdict(command, path):
@@ -27,14 +40,11 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     problems, rows = [], []
     with tempfile.TemporaryDirectory() as work:
-        key, cert = os.path.join(work, "key.pem"), os.path.join(work, "cert.pem")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
-                       check=True, capture_output=True)
+        cert, key = certificate(work)
         for path in sorted(glob.glob(os.path.join(here, "../testdata/envoy/*.yaml"))):
             name = os.path.basename(path)[:-5]
             with open(path) as file:
-                text = file.read().replace("CERT", cert).replace("KEY", key)
+                text = file.read().replace("CERT", cert).replace("KEY", key).replace("FILES", os.path.join(os.path.dirname(path), "files"))
             copy = os.path.join(work, name + ".yaml")
             with open(copy, "w") as out:
                 out.write(text)
@@ -42,7 +52,9 @@ def main():
             ours, our_text = verdict([proxy], copy)
             reason = "" if ours else our_text.splitlines()[0].replace(copy, "").split("weir-proxy: ")[-1].lstrip(": ")
             rows.append(f"| {name} | {'takes' if theirs else 'refuses'} | {'takes' if ours else 'refuses'} | {reason[:230].replace('|', '/')} |")
-            if name in NOT_YET:
+            if name in NOT_YET and theirs and ours:
+                print(f"{name} is taken now: it is no longer for the list NOT_YET")
+            elif name in NOT_YET:
                 if not (theirs and not ours and NOT_YET[name] in our_text):
                     problems.append(f"{name}: expected a refusal that names {NOT_YET[name]}: {our_text[:300]}")
             elif theirs != ours:

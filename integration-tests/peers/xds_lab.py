@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -35,6 +36,33 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def certificate(directory):
+    """A self-signed certificate for `localhost` and its key, as paths."""
+    cert, key = os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                    "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert],
+                   check=True, capture_output=True)
+    return cert, key
+
+
+def start_proxy(binary, config, admin, directory):
+    """weir-proxy as a child that serves."""
+    path = os.path.join(directory, "proxy.json")
+    with open(path, "w") as out:
+        json.dump(config, out)
+    child = subprocess.Popen([binary, "-c", path, "--concurrency", "1", "-l", "error"])
+    end = time.monotonic() + 60
+    while child.poll() is None and time.monotonic() < end:
+        try:
+            if urllib.request.urlopen(f"http://127.0.0.1:{admin}/ready", timeout=2).status == 200:
+                return child
+        except OSError:
+            time.sleep(0.1)
+    child.kill()
+    child.wait()
+    sys.exit("weir-proxy did not start")
 
 
 class Control:
