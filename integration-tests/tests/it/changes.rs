@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use cp_xds::{Class, Fleet, Publisher, Settings, XdsServer};
-use integration_tests::client::{Client, soon};
+use integration_tests::client::{self, Client, collect, push, request, soon};
 use integration_tests::config::{assignment, cluster, hcm, http2, listener, merge};
 use integration_tests::eventually::eventually;
 use integration_tests::proxy::{Running, start, start_with};
@@ -263,14 +264,16 @@ const PUSHES: u64 = 200;
 /// What a management server sends at a revision: routes that tell the origin and the client which one it is.
 fn resources(revision: u64, origin: &Origin, two: std::net::SocketAddr) -> Value {
     let mut hcm = with_rds(json!({ "ads": {}, "resource_api_version": "V3" }));
-    merge(&mut hcm, json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] }));
-    let generation = |name: &str| json!([{ "header": { "key": name, "value": revision.to_string() } }]);
+    let upgrades = json!([{ "upgrade_type": "websocket" }]);
+    merge(&mut hcm, json!({ "upgrade_configs": upgrades, "http2_protocol_options": { "allow_connect": true } }));
+    let header = |name: &str, value: &str| json!({ "header": { "key": name, "value": value } });
+    let revision_text = revision.to_string();
     let route = |prefix: &str, cluster: &str| {
         json!({
             "match": { "prefix": prefix },
             "route": { "cluster": cluster },
-            "request_headers_to_add": generation("x-up"),
-            "response_headers_to_add": generation("x-down"),
+            "request_headers_to_add": [header("x-up", &revision_text)],
+            "response_headers_to_add": [header("x-down", &revision_text), header("x-cluster", "%UPSTREAM_CLUSTER%")],
         })
     };
     // A cluster of its own for each revision: no request may see a route without its cluster.
@@ -291,6 +294,12 @@ fn publish(publisher: &Publisher, revision: u64, resources: &Value) {
     publisher.publish("edge", Class::Weir, resources, revision);
 }
 
+/// What an answer must say when the origin saw this generation: the route of it, and its cluster.
+fn one_snapshot(path: &str, generation: &str) -> [String; 2] {
+    let cluster = if path == "/own" { format!("own-{generation}") } else { "origin".to_owned() };
+    [generation.to_owned(), cluster]
+}
+
 /// Sends requests over one connection until told to stop; answers how many there were.
 fn load_http1(proxy: &Running, path: &'static str, stop: &Arc<AtomicBool>) -> JoinHandle<usize> {
     let (address, stop) = (proxy.address("main"), Arc::clone(stop));
@@ -300,7 +309,8 @@ fn load_http1(proxy: &Running, path: &'static str, stop: &Arc<AtomicBool>) -> Jo
         while !stop.load(Ordering::SeqCst) {
             let answer = client.ask(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
             assert_eq!((answer.status(), answer.complete), (200, true), "{path} after {count}: {answer:?}");
-            assert_eq!(answer.header("x-down"), Some(answer.text().as_str()), "one request saw two generations");
+            let saw = [answer.header("x-down"), answer.header("x-cluster")].map(Option::unwrap_or_default);
+            assert_eq!(saw, one_snapshot(path, &answer.text()), "one request saw two snapshots");
             assert_eq!(answer.header("connection"), None);
             count += 1;
         }
@@ -318,6 +328,10 @@ fn generations() -> Origin {
                     wire.send([byte]);
                 }
                 return;
+            }
+            if request.path() == "/slow" {
+                // Several pushes pass before the answer.
+                std::thread::sleep(std::time::Duration::from_millis(100));
             }
             wire.send(reply(200, request.header("x-up").unwrap_or_default()));
         }
@@ -354,20 +368,29 @@ async fn two_hundred_pushes_under_load_break_nothing() {
     let stop = Arc::new(AtomicBool::new(false));
     let mut websocket = proxy.connect();
     assert_eq!(websocket.send(WEBSOCKET).head().unwrap().status(), 101);
-    let loads = [load_http1(&proxy, "/", &stop), load_http1(&proxy, "/own", &stop)];
+    let loads = ["/", "/own", "/slow"].map(|path| load_http1(&proxy, path, &stop));
     let streams = Arc::new(AtomicUsize::new(0));
-    let over_http2 = {
-        let (address, stop, streams) = (proxy.address("main"), Arc::clone(&stop), Arc::clone(&streams));
+    let client = Client::connect(proxy.address("main")).await;
+    let mut websocket_of_two = client::websocket(&client, "/ws").await;
+    // Side by side on the connection that has the WebSocket.
+    let over_http2 = ["/", "/own", "/slow"].map(|path| {
+        let (stop, streams, requests) = (Arc::clone(&stop), Arc::clone(&streams), client.requests.clone());
         tokio::spawn(async move {
-            let client = Client::connect(address).await;
             while !stop.load(Ordering::SeqCst) {
-                let path = if streams.fetch_add(1, Ordering::SeqCst) % 2 == 0 { "/" } else { "/own" };
-                let answer = soon(client.get(path)).await.unwrap();
+                let (response, _) =
+                    requests.clone().ready().await.unwrap().send_request(request("GET", path), true).unwrap();
+                let answer = soon(collect(soon(response).await.unwrap())).await.unwrap();
                 assert_eq!(answer.status, 200, "{path}: {answer:?}");
-                assert_eq!(answer.headers["x-down"].as_bytes(), &answer.body[..], "{path}");
+                let saw = ["x-down", "x-cluster"].map(|name| answer.headers[name].to_str().unwrap());
+                assert_eq!(
+                    saw,
+                    one_snapshot(path, &String::from_utf8_lossy(&answer.body)),
+                    "one request saw two snapshots"
+                );
+                streams.fetch_add(1, Ordering::SeqCst);
             }
         })
-    };
+    });
     for revision in 2..=PUSHES {
         publish(&publisher, revision, &resources(revision, &origin, two));
         let seen = async {
@@ -378,12 +401,17 @@ async fn two_hundred_pushes_under_load_break_nothing() {
         soon(seen).await;
         websocket.send([revision as u8]);
         assert_eq!(websocket.bytes(1), [revision as u8], "the WebSocket lives");
+        push(&mut websocket_of_two.0, Bytes::from(vec![revision as u8]), false).await.unwrap();
+        let back = soon(websocket_of_two.1.data()).await.unwrap().unwrap();
+        assert_eq!(&back[..], [revision as u8], "the WebSocket over HTTP/2 lives");
     }
     stop.store(true, Ordering::SeqCst);
-    for load in loads {
-        assert!(load.join().unwrap() > 50);
+    for (load, least) in loads.into_iter().zip([50, 50, 2]) {
+        assert!(load.join().unwrap() > least);
     }
-    over_http2.await.unwrap();
+    for load in over_http2 {
+        load.await.unwrap();
+    }
     assert!(streams.load(Ordering::SeqCst) > 50);
     assert_eq!(proxy.connect().ask(GET).text(), PUSHES.to_string());
 }
