@@ -264,7 +264,7 @@ fn cluster_view(cluster: &Cluster, bootstrap: &Bootstrap) -> ClusterView {
             _ => None,
         },
         thresholds: vec![thresholds(false, &breakers.default), thresholds(true, &breakers.high)],
-        hosts: cluster.endpoints().map(|endpoint| host_view(endpoint)).collect(),
+        hosts: cluster.endpoints().chain(&cluster.made_endpoints()).map(|endpoint| host_view(endpoint)).collect(),
     }
 }
 

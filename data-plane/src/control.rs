@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use dp_proxy::WorkerSetup;
 use dp_snapshot::{Engine, Kind, Snapshot};
+use dp_upstream::dns::cache::Work;
 use dp_upstream::refresh::Bell;
 use shared_config::bootstrap::Bootstrap;
+use shared_telemetry::Registry;
 use stdx::drain::{Drain, Phase};
 use stdx::live::Live;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// What the rest of the process asks of the control thread.
@@ -42,9 +45,12 @@ pub(crate) struct Control {
     pub(crate) workers: usize,
     pub(crate) drain_time: Duration,
     pub(crate) signals: bool,
+    pub(crate) registry: Registry,
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) logs: dp_observe::access_log::writer::LogWriter,
+    /// Caches of names that have to be kept up to date.
+    pub(crate) names: mpsc::UnboundedReceiver<Work>,
 }
 
 /// What is still to come before the first configuration is complete.
@@ -151,12 +157,13 @@ impl Control {
         if self.signals {
             tokio::task::spawn_local(crate::signals::follow(self.commands.clone()));
         }
-        tokio::task::spawn_local(crate::names::follow(self.engine.clone()));
         let published = self.engine.lock().published();
         tokio::task::spawn_local(crate::refresh::follow(self.live.clone(), self.bell.clone(), published));
+        tokio::task::spawn_local(crate::names::follow(self.engine.clone(), self.registry.clone()));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut changes = self.engine.changes();
+        let mut caches = JoinSet::new();
         loop {
             let deadline = self.engine.lock().next_deadline();
             tokio::select! {
@@ -168,6 +175,10 @@ impl Control {
                     }
                     None => return self.drain.advance(Phase::Now),
                 },
+                Some(work) = self.names.recv() => {
+                    caches.spawn_local(work.run());
+                }
+                Some(_) = caches.join_next() => {}
                 _ = tick.tick() => self.reload(false),
                 _ = changes.changed() => {}
                 () = until(deadline) => self.engine.settle(),
@@ -177,7 +188,7 @@ impl Control {
 
     fn reload(&self, all: bool) {
         let mut engine = self.engine.lock();
-        engine.cut_drained(Instant::now());
+        engine.sweep(Instant::now());
         let reread = engine.reload_files(all);
         drop(engine);
         if reread {

@@ -6,14 +6,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use dp_upstream::dns::Resolution;
+use dp_upstream::stats::ClusterStats;
 use shared_config::cluster::Cluster;
 use shared_config::endpoint::Assignment;
+use shared_telemetry::{Registry, Scope};
 use tokio::task::AbortHandle;
 
 use crate::control::SharedEngine;
 
 /// Follows the clusters that need names resolved.
-pub(crate) async fn follow(engine: SharedEngine) {
+pub(crate) async fn follow(engine: SharedEngine, registry: Registry) {
     let mut changes = engine.changes();
     let mut running: HashMap<Arc<str>, (Arc<Cluster>, AbortHandle)> = HashMap::new();
     loop {
@@ -27,7 +29,7 @@ pub(crate) async fn follow(engine: SharedEngine) {
         });
         for cluster in wanted {
             if !running.contains_key(&cluster.name) {
-                let task = tokio::task::spawn_local(resolve(engine.clone(), Arc::clone(&cluster)));
+                let task = tokio::task::spawn_local(resolve(engine.clone(), Arc::clone(&cluster), registry.clone()));
                 running.insert(Arc::clone(&cluster.name), (cluster, task.abort_handle()));
             }
         }
@@ -37,12 +39,13 @@ pub(crate) async fn follow(engine: SharedEngine) {
     }
 }
 
-async fn resolve(engine: SharedEngine, cluster: Arc<Cluster>) {
+async fn resolve(engine: SharedEngine, cluster: Arc<Cluster>, registry: Registry) {
     let found = |assignment: Assignment| {
         engine.lock().resolved(&cluster.name, Arc::new(assignment));
         engine.settle();
     };
-    match Resolution::new(&cluster.discovery) {
+    let stats = ClusterStats::register(&registry, Scope::cluster(&cluster.stat_name));
+    match Resolution::new(&cluster.discovery, stats) {
         Ok(Some(resolution)) => resolution.run(found).await,
         Ok(None) => {}
         Err(error) => {

@@ -15,6 +15,7 @@ use dp_observe::access_log::writer::LogWriter;
 use dp_observe::stats::FileStats;
 use dp_snapshot::{Engine, Environment, Files, Kind, Origin, Snapshot};
 use dp_upstream::LocalCluster;
+use dp_upstream::dns::cache::DnsCaches;
 use dp_upstream::refresh::Bell;
 use shared_config::bootstrap::{Bootstrap, Node};
 use shared_config::core::Address as ConfigAddress;
@@ -103,7 +104,8 @@ impl Proxy {
         let health = Arc::new(ProcessHealth::new(drain.clone()));
         let logs = LogWriter::start(FileStats::register(&registry, Scope::new("filesystem", "filesystem")))?;
         let bell = Bell::default();
-        let engine = engine(&bootstrap, &options, &registry, &health, &logs, &bell)?;
+        let (names, work) = DnsCaches::new(registry.clone());
+        let engine = engine(&bootstrap, &options, &registry, &health, &logs, &bell, names)?;
         let setup = sources::setup(&bootstrap, &options, engine.wanted()).map_err(StartError::Sources)?;
         let admin = admin::bind(&bootstrap)?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -124,6 +126,8 @@ impl Proxy {
             signals: options.signals,
             commands: commands.clone(),
             inbox,
+            registry: registry.clone(),
+            names: work,
             logs: logs.clone(),
         };
         let received = Arc::new(Received::default());
@@ -214,6 +218,7 @@ fn engine(
     health: &Arc<ProcessHealth>,
     logs: &LogWriter,
     bell: &Bell,
+    names: DnsCaches,
 ) -> Result<Engine, StartError> {
     let mut engine = Engine::new(Environment {
         workers: options.workers,
@@ -222,6 +227,7 @@ fn engine(
         health: Arc::clone(health) as Arc<dyn dp_filters::Health>,
         keep: KeepStore::default(),
         files: Files::default(),
+        names,
         drain_time: options.drain_time,
         bell: bell.clone(),
         resolved: BTreeMap::new(),
@@ -280,7 +286,8 @@ pub fn validate(mut bootstrap: Bootstrap) -> Result<(), StartError> {
     let registry = Registry::new(options.workers + 1);
     let health = Arc::new(ProcessHealth::new(Drain::default()));
     let logs = LogWriter::start(FileStats::register(&registry, Scope::new("filesystem", "filesystem")))?;
-    let engine = engine(&bootstrap, &options, &registry, &health, &logs, &Bell::default())?;
+    let (names, _) = DnsCaches::new(registry.clone());
+    let engine = engine(&bootstrap, &options, &registry, &health, &logs, &Bell::default(), names)?;
     sources::setup(&bootstrap, &options, engine.wanted()).map_err(StartError::Sources)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod config;
+pub mod dns;
 pub mod eventually;
 pub mod proxy;
 pub mod tls;

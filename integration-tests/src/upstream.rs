@@ -23,7 +23,15 @@ impl Origin {
     /// # Panics
     /// The loopback has no free port.
     pub fn scripted(script: impl Fn(usize, &mut Wire, &Origin) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+        Self::scripted_at(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    }
+
+    /// The same at this address; every address under 127.0.0.0/8 is on the loopback.
+    ///
+    /// # Panics
+    /// The address is in use.
+    pub fn scripted_at(at: SocketAddr, script: impl Fn(usize, &mut Wire, &Origin) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(at).expect("the address is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let origin = Self { address, seen: Arc::default(), connections: Arc::default() };
         let (shared, script) = (origin.clone(), Arc::new(script));
@@ -40,7 +48,12 @@ impl Origin {
 
     /// Answers every request with what `answer` makes of it: the bytes of a response.
     pub fn http(answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        Self::scripted(move |_, wire, origin| {
+        Self::http_at(SocketAddr::from(([127, 0, 0, 1], 0)), answer)
+    }
+
+    /// The same at this address.
+    pub fn http_at(at: SocketAddr, answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::scripted_at(at, move |_, wire, origin| {
             while let Some(request) = wire.try_message() {
                 if !request.complete {
                     return;
@@ -56,6 +69,12 @@ impl Origin {
     pub fn text(text: &str) -> Self {
         let text = text.to_owned();
         Self::http(move |request| reply(200, if request.method() == "HEAD" { "" } else { &text }))
+    }
+
+    /// The same at this address.
+    pub fn text_at(at: SocketAddr, text: &str) -> Self {
+        let text = text.to_owned();
+        Self::http_at(at, move |_| reply(200, &text))
     }
 
     /// Remembers a request for the test to look at.

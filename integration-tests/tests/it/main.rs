@@ -7,6 +7,7 @@ mod changes;
 mod connect;
 mod examples;
 mod file_sources;
+mod discovery;
 mod http1;
 mod http2;
 mod retries;

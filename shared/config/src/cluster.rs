@@ -21,7 +21,7 @@ pub mod http;
 pub(crate) mod wire;
 
 pub use breakers::{Breakers, RetryBudget, Thresholds};
-pub use discovery::{Discovery, Dns, LookupFamily};
+pub use discovery::{Discovery, Dns, DnsCache, ForwardProxy, LookupFamily, OriginalDst, Srv};
 pub use http::{HttpOptions, Protocols};
 
 /// One cluster.
@@ -52,6 +52,8 @@ pub struct Cluster {
     pub ignore_health_on_removal: bool,
     /// Connections to an endpoint are closed when a health check fails.
     pub close_on_health_failure: bool,
+    /// All connections are made anew when endpoints come or go.
+    pub close_on_set_change: bool,
 }
 
 /// Decodes a CDS resource.
@@ -93,6 +95,7 @@ impl Cluster {
             metadata: Arc::default(),
             ignore_health_on_removal: false,
             close_on_health_failure: false,
+            close_on_set_change: false,
         }
     }
 
@@ -102,7 +105,11 @@ impl Cluster {
             Discovery::Static(assignment)
             | Discovery::StrictDns(_, assignment)
             | Discovery::LogicalDns(_, assignment) => Some(assignment),
-            Discovery::Eds(_) => None,
+            Discovery::Eds(_)
+            | Discovery::Srv(_)
+            | Discovery::Aggregate(_)
+            | Discovery::OriginalDst(_)
+            | Discovery::ForwardProxy(_) => None,
         }
     }
 
@@ -113,17 +120,22 @@ impl Cluster {
         }
         let discovery = Discovery::decode(proto, p);
         let tls = transport_socket(proto, p);
-        let lb = LbPolicy::decode(proto, p);
-        let http = HttpOptions::decode(proto, p);
+        let lb = match &discovery {
+            Some(discovery) if discovery.provides_balancing() => cluster_provided(proto, p),
+            // What it was meant for is wrong already.
+            None if proto.lb_policy == kind::LbPolicy::ClusterProvided as i32 => None,
+            _ => LbPolicy::decode(proto, p),
+        };
+        let mut http = HttpOptions::decode(proto, p);
+        if let (Some(Discovery::ForwardProxy(forward)), Some(Some(_)), Some(http)) = (&discovery, &tls, &mut http) {
+            check_names(proto, forward, http, p);
+        }
         let breakers = Breakers::decode(proto.circuit_breakers.as_ref(), p);
         let outlier = proto.outlier_detection.as_ref();
         let common = proto.common_lb_config.as_ref();
         if let Some(common) = common {
             // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
-            p.at("common_lb_config", |p| {
-                crate::refuse_set!(p, common; ignore_new_hosts_until_first_hc,
-                close_connections_on_host_set_change)
-            });
+            p.at("common_lb_config", |p| crate::refuse_set!(p, common; ignore_new_hosts_until_first_hc));
         }
         let stat_name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
         Some(Self {
@@ -145,13 +157,14 @@ impl Cluster {
             metadata: Arc::new(metadata(proto.metadata.as_ref())),
             ignore_health_on_removal: proto.ignore_health_on_host_removal,
             close_on_health_failure: proto.close_connections_on_host_health_failure,
+            close_on_set_change: common.is_some_and(|common| common.close_connections_on_host_set_change),
         })
     }
 }
 
 /// Refuses the fields that nothing here implements.
 fn refuse_unimplemented(proto: &pb::Cluster, p: &mut Problems) {
-    // cleanup_interval only matters to ORIGINAL_DST, wait_for_warm_on_init only delays the start of the server.
+    // cleanup_interval is read where it matters, for ORIGINAL_DST; wait_for_warm_on_init only delays the start of the server.
     crate::refuse_set!(p, proto; transport_socket_matches, transport_socket_matcher, stats_matcher,
         per_connection_buffer_high_watermark_timeout, filters, lrs_server,
         lrs_report_endpoint_metrics, upstream_config, preconnect_policy, queuing_policies,
@@ -165,9 +178,51 @@ fn refuse_unimplemented(proto: &pb::Cluster, p: &mut Problems) {
             crate::refuse_set!(p, track; timeout_budgets, request_response_sizes, per_endpoint_stats);
         });
     }
-    if let Some(kind::LbConfig::OriginalDstLbConfig(_)) = &proto.lb_config {
-        p.unimplemented("original_dst_lb_config");
+}
+
+/// TLS to whatever host a request names must ask for that host and check it, unless told otherwise. That is the
+/// default where nothing is said about HTTP.
+fn check_names(proto: &pb::Cluster, forward: &ForwardProxy, http: &mut HttpOptions, p: &mut Problems) {
+    #[allow(deprecated)]
+    let nothing_said =
+        proto.typed_extension_protocol_options.is_empty() && proto.upstream_http_protocol_options.is_none();
+    if nothing_said {
+        (http.auto_sni, http.auto_san) = (true, true);
+    } else if !(forward.allow_insecure || http.auto_sni && http.auto_san) {
+        p.refuse_at::<()>(
+            "upstream_http_protocol_options",
+            "a dynamic forward proxy with TLS needs auto_sni and auto_san_validation, or allow_insecure_cluster_options",
+        );
     }
+}
+
+/// A cluster that says itself where requests go must say so, as in Envoy; it has no policy to read.
+fn cluster_provided(proto: &pb::Cluster, p: &mut Problems) -> Option<LbPolicy> {
+    use proto::envoy::extensions::load_balancing_policies::cluster_provided::v3::ClusterProvided;
+    let of_list = proto.load_balancing_policy.as_ref().map(|list| {
+        let mut configs = list.policies.iter().filter_map(|p| p.typed_extension_config.as_ref()?.typed_config.as_ref());
+        configs.any(proto::Any::is::<ClusterProvided>)
+    });
+    for (name, is_set) in
+        [("health_checks", !proto.health_checks.is_empty()), ("outlier_detection", proto.outlier_detection.is_some())]
+    {
+        if is_set {
+            p.refuse_at::<()>(name, "not implemented by weir-proxy for a cluster without endpoints of its own");
+        }
+    }
+    if proto.lb_config.is_some() && !is_old_original_dst(proto) {
+        return p.refuse_at("lb_config", "does not belong to a cluster of this type");
+    }
+    if !of_list.unwrap_or(proto.lb_policy == kind::LbPolicy::ClusterProvided as i32) {
+        return p.refuse_at("lb_policy", "a cluster of this type takes only CLUSTER_PROVIDED");
+    }
+    Some(LbPolicy::default())
+}
+
+fn is_old_original_dst(proto: &pb::Cluster) -> bool {
+    let is_type = matches!(proto.cluster_discovery_type, Some(kind::ClusterDiscoveryType::Type(number))
+        if number == kind::DiscoveryType::OriginalDst as i32);
+    is_type && matches!(proto.lb_config, Some(kind::LbConfig::OriginalDstLbConfig(_)))
 }
 
 /// `Some(None)` is plain text, which is also meant without a transport socket.

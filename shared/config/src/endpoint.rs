@@ -7,7 +7,7 @@ use prost::Message;
 use proto::envoy::config::core::v3 as pb;
 use proto::envoy::config::endpoint::v3 as wire;
 
-use crate::core::{Address, Fraction, Metadata, address, duration_at, fraction, metadata};
+use crate::core::{Address, Fraction, Metadata, address, fraction, metadata};
 use crate::invalid::{Invalid, Problems};
 
 /// The endpoints of one cluster.
@@ -153,7 +153,6 @@ pub(crate) fn decode_resource(proto: &wire::ClusterLoadAssignment, p: &mut Probl
         return p.refuse_at("cluster_name", "is empty");
     }
     let assignment = Assignment::decode(proto, Names::Refused, p);
-    p.at("policy", |p| p.unimplemented_if("endpoint_stale_after", assignment.stale_after.is_some()));
     Some(assignment)
 }
 
@@ -197,7 +196,8 @@ impl Assignment {
             None => {}
         }
         self.weighted_priority_health = proto.weighted_priority_health;
-        self.stale_after = duration_at(proto.endpoint_stale_after.as_ref(), "endpoint_stale_after", p);
+        self.stale_after =
+            crate::cluster::wire::positive("endpoint_stale_after", proto.endpoint_stale_after.as_ref(), p);
         if proto.drop_overloads.len() > 1 {
             p.at("drop_overloads", |p| p.refuse("only one category is supported"));
         }

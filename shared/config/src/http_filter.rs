@@ -15,6 +15,7 @@ use crate::invalid::Problems;
 pub mod buffer;
 pub mod compressor;
 pub mod cors;
+pub mod dynamic_forward_proxy;
 pub mod fault;
 pub mod header_mutation;
 pub mod health_check;
@@ -118,6 +119,7 @@ http_filters! {
     Buffer => buffer,
     Compressor => compressor,
     Cors => cors,
+    DynamicForwardProxy => dynamic_forward_proxy,
     Fault => fault,
     HeaderMutation => header_mutation,
     HealthCheck => health_check,

@@ -99,6 +99,8 @@ pub enum ListenerFilter {
         /// Larger client hellos are an error.
         max_client_hello_size: u32,
     },
+    /// Asks the kernel where a redirected connection was to go.
+    OriginalDst,
     /// Takes the addresses from a PROXY protocol header.
     ProxyProtocol {
         /// Connections without a header go on as they are.

@@ -125,6 +125,8 @@ pub struct Cx<'a> {
     pub request: Option<&'a RequestHead>,
     /// Whether the route sends the request to a cluster; a redirect or direct response does not. Set by the proxy.
     pub is_forwarded: bool,
+    /// When the route leads to a dynamic forward proxy cluster: the port of hosts that name none. Set by the proxy.
+    pub forward_port: Option<u16>,
     pub(crate) end: bool,
     pub(crate) slot: u8,
     pub(crate) asked: Asked,
@@ -162,7 +164,16 @@ impl HeaderEdits {
 impl<'a> Cx<'a> {
     /// For the request hooks.
     pub fn request(info: &'a mut StreamInfo, now: Instant) -> Self {
-        Self { info, now, request: None, is_forwarded: true, end: false, slot: 0, asked: Asked::default() }
+        Self {
+            info,
+            now,
+            request: None,
+            is_forwarded: true,
+            forward_port: None,
+            end: false,
+            slot: 0,
+            asked: Asked::default(),
+        }
     }
 
     /// For the response hooks: `request` is the head as it went upstream, or as it was when a filter replied.

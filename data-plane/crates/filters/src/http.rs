@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod compressor;
 pub mod cors;
+pub mod dynamic_forward_proxy;
 pub mod fault;
 pub mod header_mutation;
 pub mod health_check;

@@ -18,4 +18,4 @@ mod testing;
 pub use chain::{Chain, Compiler, Level};
 pub use filter::{Cx, Flow, HeaderEdit, HeaderEdits, HttpFilter, Verdict, Wait};
 pub use run::{Run, Step};
-pub use services::{ClusterHealth, Health, KeepStore, Scope, Services};
+pub use services::{ClusterHealth, Health, KeepStore, NameCaches, NameLookup, Names, Scope, Services};

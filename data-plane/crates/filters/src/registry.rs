@@ -99,6 +99,7 @@ http_filters! {
     Buffer => buffer,
     Compressor => compressor,
     Cors => cors,
+    DynamicForwardProxy => dynamic_forward_proxy,
     Fault => fault,
     HeaderMutation => header_mutation,
     HealthCheck => health_check,

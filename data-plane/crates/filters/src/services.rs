@@ -6,9 +6,11 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use shared_config::cluster::DnsCache;
 use shared_config::http_filter::{HttpFilter, HttpFilterConfig};
 use shared_config::invalid::Problem;
 use shared_telemetry::Registry;
@@ -20,6 +22,7 @@ pub struct Services<'a> {
     pub registry: &'a Registry,
     /// What the connection manager is called in statistics.
     pub stat_prefix: &'a str,
+    pub names: &'a dyn NameCaches,
     /// The configuration that discovery (ECDS) delivered for the filter of this name, if it came.
     pub discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>,
     /// `node.cluster` of the bootstrap.
@@ -42,6 +45,34 @@ pub struct ClusterHealth {
     pub healthy: u64,
     pub degraded: u64,
     pub total: u64,
+}
+
+/// The caches of names that filters and clusters share.
+pub trait NameCaches {
+    /// The cache of this configuration.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    fn cache(&self, config: &DnsCache) -> Result<Arc<dyn Names>, String>;
+}
+
+/// Resolves the hosts that requests name. Asked while requests run.
+pub trait Names: Send + Sync {
+    /// Looks up a host; `port` counts when `authority` has none.
+    fn look_up(&self, authority: &str, port: u16) -> NameLookup;
+}
+
+/// What a look-up comes to.
+pub enum NameLookup {
+    Found,
+    /// The name does not resolve.
+    Failed,
+    /// The cache is full.
+    Overflow,
+    /// Too many requests wait for names.
+    PendingOverflow,
+    /// Whether it was found, later.
+    Waiting(Pin<Box<dyn Future<Output = bool>>>),
 }
 
 /// Where in the configuration a filter is being compiled.

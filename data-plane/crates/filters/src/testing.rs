@@ -7,13 +7,14 @@ use std::time::{Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 use dp_http::info::{Address, ConnectionInfo};
 use dp_http::{Headers, LocalReply, Protocol, RequestHead, ResponseHead, StreamInfo};
+use shared_config::cluster::DnsCache;
 use shared_config::http_filter::{FilterOverride, FilterSource, HttpFilter, HttpFilterConfig, PerRouteConfig};
 use shared_telemetry::{Registry, Selection};
 
 use crate::chain::{Chain, Compiler, Level};
 use crate::filter::Cx;
 use crate::run::{Run, Step, request_too_large};
-use crate::services::{ClusterHealth, Health, KeepStore, Services};
+use crate::services::{ClusterHealth, Health, KeepStore, NameCaches, NameLookup, Names, Services};
 
 /// A proxy with a chain, all the same for each of its routes.
 pub(crate) struct Proxy {
@@ -111,6 +112,30 @@ fn counted() -> String {
     lines.collect::<Vec<_>>().join(", ")
 }
 
+/// Caches in which every host under `known.` is found at once, every one under `slow.` later, and no other one.
+pub(crate) struct FixedNames;
+
+impl NameCaches for FixedNames {
+    fn cache(&self, config: &DnsCache) -> Result<Arc<dyn Names>, String> {
+        if config.name == "taken" { Err("taken".to_owned()) } else { Ok(Arc::new(Self)) }
+    }
+}
+
+impl Names for FixedNames {
+    fn look_up(&self, authority: &str, port: u16) -> NameLookup {
+        match authority.split('.').next() {
+            Some("known") => NameLookup::Found,
+            Some("slow") => NameLookup::Waiting(Box::pin(async move {
+                tokio::task::yield_now().await;
+                port == 80
+            })),
+            Some("full") => NameLookup::Overflow,
+            Some("busy") => NameLookup::PendingOverflow,
+            _ => NameLookup::Failed,
+        }
+    }
+}
+
 /// Services that find nothing by discovery.
 pub(crate) fn services(keep: &KeepStore, health: FixedHealth) -> Services<'_> {
     Services {
@@ -118,6 +143,7 @@ pub(crate) fn services(keep: &KeepStore, health: FixedHealth) -> Services<'_> {
         health: Arc::new(health),
         registry: registry(),
         stat_prefix: "test",
+        names: &FixedNames,
         discovered: &|_| None,
         node_cluster: "here".into(),
         now: Instant::now(),
@@ -130,6 +156,7 @@ pub(crate) fn connection() -> ConnectionInfo {
         direct_remote: Address::Ip("10.1.2.3:4000".parse().unwrap()),
         remote: Address::Ip("10.1.2.3:4000".parse().unwrap()),
         local: Address::Ip("192.168.0.1:8080".parse().unwrap()),
+        is_restored: false,
         tls: None,
         requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,

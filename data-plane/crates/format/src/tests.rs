@@ -23,6 +23,7 @@ fn info() -> StreamInfo {
         direct_remote: Address::Ip(([10, 1, 2, 3], 1000).into()),
         remote: Address::Ip(([10, 1, 2, 3], 1000).into()),
         local: Address::Ip(([127, 0, 0, 1], 19800).into()),
+        is_restored: false,
         tls: Some(tls),
         requested_server_name: None,
         start: UNIX_EPOCH,

@@ -66,6 +66,8 @@ pub struct ConnectionInfo {
     /// The same, or what the PROXY protocol said.
     pub remote: Address,
     pub local: Address,
+    /// `local` is where the client wanted to go: the kernel or a PROXY header said so.
+    pub is_restored: bool,
     pub tls: Option<TlsInfo>,
     /// The server name asked for, also when TLS is passed through.
     pub requested_server_name: Option<Arc<str>>,

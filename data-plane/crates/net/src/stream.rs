@@ -1,6 +1,7 @@
 //! A plain connection: TCP or a unix socket.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -38,6 +39,18 @@ impl Keepalive {
             params = params.with_retries(probes);
         }
         socket.set_tcp_keepalive(&params)
+    }
+}
+
+impl Stream {
+    /// Where the client wanted to go before the kernel redirected the connection here (`SO_ORIGINAL_DST`); `None` when
+    /// it did not.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        let Self::Tcp(stream) = self else { return None };
+        let socket = SockRef::from(stream);
+        let is_v4 = stream.local_addr().ok()?.ip().to_canonical().is_ipv4();
+        let asked = if is_v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+        asked.ok()?.as_socket()
     }
 }
 

@@ -36,6 +36,8 @@ struct Found {
     direct_remote: Address,
     remote: Address,
     local: Address,
+    /// `local` is where the client wanted to go, rather than where we accepted it.
+    is_restored: bool,
     server_name: Option<Arc<str>>,
     application_protocols: Vec<String>,
     is_tls: bool,
@@ -55,6 +57,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted:
         direct_remote: accepted.remote.clone(),
         remote: accepted.remote.clone(),
         local: accepted.local.clone(),
+        is_restored: false,
         tls: None,
         requested_server_name: None,
         start: SystemTime::now(),
@@ -108,6 +111,7 @@ async fn identify(
         direct_remote: accepted.remote.clone(),
         remote: accepted.remote,
         local: accepted.local,
+        is_restored: false,
         server_name: None,
         application_protocols: Vec::new(),
         is_tls: false,
@@ -126,6 +130,7 @@ async fn identify(
         direct_remote: found.direct_remote,
         remote: found.remote,
         local: found.local,
+        is_restored: found.is_restored,
         requested_server_name: found.server_name.or_else(|| tls.as_ref().and_then(|tls| tls.sni.clone())),
         tls,
         start: SystemTime::now(),
@@ -162,6 +167,12 @@ async fn carry(conn: Connection, io: Io) {
 
 /// Runs the listener filters: reads the PROXY header, looks at the ClientHello.
 async fn look(listener: &Listener, found: &mut Found) -> Result<(), Early> {
+    if listener.original_dst
+        && let Some(address) = found.stream.stream().original_destination()
+    {
+        found.local = Address::Ip(address);
+        found.is_restored = true;
+    }
     if let Some(options) = listener.proxy_protocol {
         let proxied = proxy_protocol::read_header(&mut found.stream, options).await.map_err(|error| {
             tracing::debug!(listener = %listener.name, %error, "refused a connection");
@@ -170,6 +181,7 @@ async fn look(listener: &Listener, found: &mut Found) -> Result<(), Early> {
         if let Some((source, destination)) = proxied.and_then(|proxied| proxied.addresses) {
             found.remote = Address::Ip(source);
             found.local = Address::Ip(destination);
+            found.is_restored = true;
         }
     }
     if listener.inspect_tls

@@ -51,8 +51,10 @@ fn walk(stream: &mut Stream<'_>, verdict: Option<Verdict>) -> Step {
     let chain = stream.chain().clone();
     let end = stream.body.is_empty();
     let is_forwarded = stream.is_forwarded();
+    let forward_port = stream.forward_port();
     let mut cx = Cx::request(&mut stream.info, stream.clocks.began.into_std());
     cx.is_forwarded = is_forwarded;
+    cx.forward_port = forward_port;
     match verdict {
         None => stream.filters.request(&chain, &mut cx, &mut stream.request, end),
         Some(verdict) => stream.filters.resume_request(&chain, &mut cx, verdict, &mut stream.request, end),

@@ -27,6 +27,7 @@ mod tcp;
 mod body;
 mod clocks;
 mod date;
+mod destination;
 mod pace;
 mod timer;
 mod worker;

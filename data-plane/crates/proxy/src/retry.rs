@@ -25,7 +25,7 @@ use crate::relay::pump_up;
 use crate::retry::decide::{Lost, Tries};
 use crate::route::{self, Chosen};
 use crate::stream::Stream;
-use crate::{normalize, shadow, tunnel};
+use crate::{destination, normalize, shadow, tunnel};
 
 mod decide;
 
@@ -145,6 +145,9 @@ async fn attempt(
     tries: &Tries,
     tried: &mut Vec<u64>,
 ) -> Result<Upstream, Failure> {
+    // Each try may go to another member of an aggregate.
+    let this_try = chosen.for_try(&mut stream.worker.rng());
+    let chosen = &*this_try;
     let cluster = &chosen.cluster;
     let endpoint = pick(stream, chosen, tried)?;
     let shard = stream.worker.shard;
@@ -199,6 +202,8 @@ fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Vec<u64>) -> Resul
         criteria: criteria.as_deref(),
         now: Some(stream.clocks.now),
         sticky: sticky.as_deref(),
+        place: chosen.place,
+        destination: destination::of_request(&chosen.cluster, stream),
         hash: chosen.hash,
         tried: if avoid.is_some() { tried } else { &[] },
         reselect: avoid.map_or(0, |policy| policy.host_picks),
@@ -214,6 +219,7 @@ fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Vec<u64>) -> Resul
             let status = stream.info.sticky.as_ref().map_or(503, |sticky| sticky.status);
             Err(Failure::Final(Fault::NoStickyUpstream(status)))
         }
+        Err(PickError::Full) => Err(Failure::Final(Fault::Overflow)),
         Err(PickError::Dropped) => Err(Failure::Final(Fault::Dropped)),
         Err(PickError::Empty | PickError::Unhealthy) => {
             stream.info.upstream.host = None;

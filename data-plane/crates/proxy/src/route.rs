@@ -10,7 +10,7 @@ use dp_http::info::{Address, StickyHost};
 use dp_http::{Headers, LocalReply, Method, name};
 use dp_routing::{Found, MatchContext, original_location, tls_location};
 use dp_snapshot::{Action as Plan, ClusterName, Direct, Forward, RouteEntry, Target, Targets};
-use dp_upstream::{Cluster, Criteria, Priority};
+use dp_upstream::{Cluster, Criteria, Place, Priority};
 use shared_config::lb_policy::OverrideSource;
 use shared_config::route::{Priority as PriorityConfig, WeightSource};
 
@@ -26,11 +26,14 @@ pub(crate) enum Action {
 }
 
 /// A route that forwards, with this request's choices.
+#[derive(Clone)]
 pub(crate) struct Chosen {
     route: Arc<RouteEntry>,
     /// Among weighted clusters.
     target: Option<usize>,
     pub(crate) cluster: Arc<Cluster>,
+    /// Where in the cluster to look, when an aggregate decided that.
+    pub(crate) place: Option<Place>,
     pub(crate) hash: Option<u64>,
     pub(crate) priority: Priority,
 }
@@ -173,7 +176,7 @@ fn resolve(stream: &mut Stream<'_>, route: &Arc<RouteEntry>, forward: &Forward) 
         PriorityConfig::Default => Priority::Default,
         PriorityConfig::High => Priority::High,
     };
-    Ok(Chosen { route: Arc::clone(route), target: stream.target, cluster, hash, priority })
+    Ok(Chosen { route: Arc::clone(route), target: stream.target, cluster, place: None, hash, priority })
 }
 
 /// The name of a cluster for this request; `None` when the header that holds it is missing.
@@ -240,6 +243,15 @@ impl Chosen {
             // `resolve` is the only one that makes a `Chosen`, out of a route that forwards.
             _ => unreachable!("a chosen route forwards"),
         }
+    }
+
+    /// The choices for one try: an aggregate is replaced by the member whose turn it is.
+    pub(crate) fn for_try(&self, rng: &mut fastrand::Rng) -> Cow<'_, Self> {
+        let (cluster, place) = self.cluster.member(rng);
+        if place.is_none() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self { cluster: Arc::clone(cluster), place, ..self.clone() })
     }
 
     pub(crate) fn route(&self) -> &RouteEntry {

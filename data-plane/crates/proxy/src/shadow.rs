@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dp_http::stream::{ClientStream, Reset, StreamError};
 use dp_http::{Frame, Headers, RequestHead};
 use dp_snapshot::Forward;
-use dp_upstream::{CheckoutOptions, Cluster, PickContext};
+use dp_upstream::{CheckoutOptions, Cluster, Destination, PickContext};
 use tokio::sync::mpsc;
 
 use crate::route;
@@ -96,10 +96,13 @@ impl Shadows {
 async fn run(worker: Rc<Worker>, cluster: Arc<Cluster>, head: RequestHead, mut body: Option<mpsc::Receiver<Piece>>) {
     let picked = {
         let mut rng = worker.rng();
-        let worker = worker.index();
-        cluster.pick(&mut PickContext::new(&mut rng, worker))
+        let (cluster, place) = cluster.member(&mut rng);
+        // An original destination is not known here: such a cluster takes no mirrored requests.
+        let destination = Destination::Authority(head.authority());
+        let mut context = PickContext { place, destination, ..PickContext::new(&mut rng, worker.index()) };
+        cluster.pick(&mut context).map(|endpoint| (Arc::clone(cluster), endpoint))
     };
-    let Ok(endpoint) = picked else { return };
+    let Ok((cluster, endpoint)) = picked else { return };
     let options = CheckoutOptions { downstream: head.protocol, ..CheckoutOptions::default() };
     let Ok(mut checkout) = worker.pools.checkout(&cluster, &endpoint, &options).await else { return };
     let exchanged = exchange(&mut checkout.stream, &head, &mut body).await;

@@ -9,6 +9,7 @@ use dp_filters::{Chain, Run};
 use dp_http::stream::ServerStream;
 use dp_http::{RequestHead, StreamInfo};
 use dp_snapshot::{Action, Hcm, RouteEntry, Snapshot, Target, Targets};
+use shared_config::cluster::Discovery;
 use tokio::time::Instant;
 
 use crate::body::RequestBody;
@@ -105,6 +106,15 @@ impl Stream<'_> {
     /// Whether the route sends the request on, rather than answering it.
     pub(crate) fn is_forwarded(&self) -> bool {
         self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Forward(_)))
+    }
+
+    /// The port of hosts that name none, when a filter asks for that and the route leads to a dynamic forward proxy.
+    pub(crate) fn forward_port(&self) -> Option<u16> {
+        if !self.hcm.forwards_names || !self.is_forwarded() {
+            return None;
+        }
+        let cluster = self.snapshot.as_ref()?.cluster(self.info.upstream.cluster.as_deref()?)?;
+        matches!(cluster.config.discovery, Discovery::ForwardProxy(_)).then(|| cluster.default_port())
     }
 
     /// Time since the request began, for the timings in the access log.

@@ -13,6 +13,7 @@ use dp_upstream::{CheckoutOptions, PickContext, RawConnection};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::Connection;
+use crate::destination;
 
 /// Carries one connection to an endpoint and back.
 pub(crate) async fn serve(conn: Connection, proxy: &TcpProxy, mut down: Io) {
@@ -81,15 +82,19 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> 
         info.upstream.attempts += 1;
         let picked = {
             let mut rng = worker.rng();
+            // Each try may go to another member of an aggregate.
+            let (cluster, place) = cluster.member(&mut rng);
             let mut context = PickContext {
                 hash,
                 tried: &tried,
                 reselect: tried.len() as u32,
+                place,
+                destination: destination::of_connection(cluster, &conn.info),
                 ..PickContext::new(&mut rng, worker.index())
             };
-            cluster.pick(&mut context)
+            cluster.pick(&mut context).map(|endpoint| (Arc::clone(cluster), endpoint))
         };
-        let Ok(endpoint) = picked else {
+        let Ok((cluster, endpoint)) = picked else {
             info.flags.set(Flags::NO_HEALTHY_UPSTREAM);
             return None;
         };

@@ -10,6 +10,7 @@ use dp_filters::{Health, KeepStore, Services};
 use dp_observe::access_log::AccessLog;
 use dp_observe::access_log::writer::LogWriter;
 use dp_upstream::LocalCluster;
+use dp_upstream::dns::cache::DnsCaches;
 use dp_upstream::refresh::Bell;
 use shared_config::endpoint::Assignment;
 use shared_config::http_filter::HttpFilterConfig;
@@ -24,6 +25,8 @@ mod cluster;
 mod hcm;
 mod listener;
 mod local_reply;
+pub(crate) mod members;
+mod names;
 mod route;
 mod tcp;
 mod tls;
@@ -46,6 +49,8 @@ pub struct Environment {
     pub health: Arc<dyn Health>,
     pub keep: KeepStore,
     pub files: Files,
+    /// The hosts that requests ask for, for dynamic forward proxying.
+    pub names: DnsCaches,
     pub drain_time: Duration,
     /// Rung when a cluster's tables are out of date.
     pub bell: Bell,
@@ -63,6 +68,7 @@ pub(crate) struct ClusterInputs {
     pub(crate) config: Arc<shared_config::cluster::Cluster>,
     pub(crate) endpoints: Option<Arc<Assignment>>,
     pub(crate) resolved: Option<Resolved>,
+    pub(crate) members: members::Members,
     pub(crate) secrets: BTreeMap<String, Option<Arc<Secret>>>,
     files: u64,
 }
@@ -103,9 +109,11 @@ impl Environment {
     pub(crate) fn services<'a>(
         &'a self,
         stat_prefix: &'a str,
+        names: &'a names::Caches<'a>,
         discovered: &'a dyn Fn(&str) -> Option<Arc<HttpFilterConfig>>,
     ) -> Services<'a> {
         Services {
+            names,
             keep: &self.keep,
             health: Arc::clone(&self.health),
             registry: &self.registry,
@@ -135,6 +143,7 @@ impl ClusterInputs {
     pub(crate) fn gather(
         config: &Arc<shared_config::cluster::Cluster>,
         resources: &Resources,
+        members: members::Members,
         environment: &Environment,
     ) -> Self {
         let endpoints = match &config.discovery {
@@ -146,6 +155,7 @@ impl ClusterInputs {
             config: Arc::clone(config),
             endpoints,
             resolved: environment.resolved.get(&*config.name).cloned(),
+            members,
             secrets: secrets(&names, resources),
             files: environment.files.generation(),
         }
@@ -158,8 +168,9 @@ impl ClusterInputs {
             Discovery::Eds(eds) => {
                 self.endpoints.is_none() && !missing.contains(&(Kind::Endpoints, eds.service.clone()))
             }
-            Discovery::StrictDns(..) | Discovery::LogicalDns(..) => self.resolved.is_none(),
-            Discovery::Static(_) => false,
+            discovery if discovery.is_dns() => self.resolved.is_none(),
+            Discovery::Aggregate(_) => self.members.is_warming,
+            _ => false,
         };
         lacks_endpoints || lacks(&self.secrets, Kind::Secret, missing)
     }
@@ -170,6 +181,7 @@ impl PartialEq for ClusterInputs {
         Arc::ptr_eq(&self.config, &other.config)
             && same(self.endpoints.as_ref(), other.endpoints.as_ref())
             && self.resolved == other.resolved
+            && self.members == other.members
             && same_all(&self.secrets, &other.secrets)
             && (self.files == other.files || self.config.tls.is_none())
     }

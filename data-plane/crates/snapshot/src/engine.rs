@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use dp_upstream::Cluster;
 use shared_config::cluster::Discovery;
+use shared_config::endpoint::Assignment;
 use shared_config::resource::Resource;
 use stdx::live::Live;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::compile::members::{self, Members, Standing};
 use crate::compile::{self, Environment, Refusal, Resolved};
 use crate::resources::{Kind, Origin, Resources};
 use crate::retire::Retiring;
@@ -34,6 +36,8 @@ pub struct Engine {
     listeners: BTreeMap<String, Part<Listener, compile::ListenerInputs>>,
     /// Names that a source said it does not have, or did not answer for in time.
     missing: BTreeSet<(Kind, String)>,
+    /// When endpoints count as gone unless they are confirmed.
+    stale_at: BTreeMap<String, Instant>,
     /// A transaction is open: nothing is published until it ends.
     held: Option<u64>,
     /// When its source went away in the middle of it.
@@ -136,6 +140,7 @@ impl Engine {
             clusters: BTreeMap::new(),
             listeners: BTreeMap::new(),
             missing: BTreeSet::new(),
+            stale_at: BTreeMap::new(),
             held: None,
             lost: None,
             revision: None,
@@ -160,7 +165,34 @@ impl Engine {
     /// A resource came.
     pub fn put(&mut self, origin: Origin, resource: Resource) {
         self.missing.remove(&(Kind::of(&resource), resource.name().to_owned()));
+        self.note_confirmed(&resource);
         self.dirty |= self.resources.put(origin, resource);
+    }
+
+    /// Endpoints that have to be confirmed now and then were.
+    fn note_confirmed(&mut self, resource: &Resource) {
+        let Resource::Endpoints(endpoints) = resource else { return };
+        match endpoints.stale_after {
+            Some(limit) => self.stale_at.insert(endpoints.cluster.clone(), Instant::now() + limit),
+            None => self.stale_at.remove(&endpoints.cluster),
+        };
+    }
+
+    /// Empties the assignments that nobody confirmed in time (`endpoint_stale_after`).
+    fn drop_stale(&mut self, now: Instant) {
+        let stale: Vec<String> =
+            self.stale_at.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        for cluster in stale {
+            self.stale_at.remove(&cluster);
+            tracing::warn!(cluster, "its endpoints were not confirmed in time and are dropped");
+            for part in self.clusters.values().filter_map(|part| part.serving.as_ref()) {
+                if matches!(&part.config.discovery, Discovery::Eds(eds) if eds.service == cluster) {
+                    part.state.stats.assignment_stale().inc(0);
+                }
+            }
+            let nothing = Assignment { cluster, ..Assignment::of(Vec::new()) };
+            self.dirty |= self.resources.put(Origin::Dynamic, Resource::Endpoints(Box::new(nothing)));
+        }
     }
 
     /// A resource is gone. Endpoints, routes, secrets and filters that something still names stay as they were.
@@ -229,18 +261,15 @@ impl Engine {
 
     /// The clusters that DNS has to resolve.
     pub fn dns_clusters(&self) -> impl Iterator<Item = &Arc<shared_config::cluster::Cluster>> {
-        self.resources
-            .clusters
-            .iter()
-            .map(|(_, cluster)| cluster)
-            .filter(|cluster| matches!(cluster.discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..)))
+        self.resources.clusters.iter().map(|(_, cluster)| cluster).filter(|cluster| cluster.discovery.is_dns())
     }
 
     /// When something that waits has waited long enough.
     pub fn next_deadline(&self) -> Option<Instant> {
         let clusters = self.clusters.values().filter_map(|part| part.waiting_since);
         let listeners = self.listeners.values().filter_map(|part| part.waiting_since);
-        clusters.chain(listeners).chain(self.lost).min().map(|since| since + WARM_LIMIT)
+        let waiting = clusters.chain(listeners).chain(self.lost).min().map(|since| since + WARM_LIMIT);
+        waiting.into_iter().chain(self.stale_at.values().copied()).min()
     }
 
     /// Compiles what changed and publishes what can serve. Call after every batch of changes, and at the deadline.
@@ -249,6 +278,7 @@ impl Engine {
         if self.lost.is_some_and(|since| now.duration_since(since) >= WARM_LIMIT) {
             (self.lost, self.held, self.dirty) = (None, None, true);
         }
+        self.drop_stale(now);
         if !self.dirty && self.next_deadline().is_none_or(|deadline| deadline > now) {
             return settled;
         }
@@ -280,9 +310,15 @@ impl Engine {
             self.environment.resolved.remove(&name);
             changed = true;
         }
-        let wanted: Vec<_> = self.resources.clusters.iter().map(|(n, c)| (n.clone(), Arc::clone(c))).collect();
-        for (name, config) in wanted {
-            let inputs = compile::ClusterInputs::gather(&config, &self.resources, &self.environment);
+        for config in members::in_order(&self.resources) {
+            let name = config.name.to_string();
+            let standing = |name: &str| match self.clusters.get(name) {
+                Some(Part { serving: Some(cluster), .. }) => Standing::Serving(Arc::clone(cluster)),
+                Some(Part { refused: Some(_), .. }) => Standing::Refused,
+                _ => Standing::Warming,
+            };
+            let members = Members::gather(&config, &self.resources, standing);
+            let inputs = compile::ClusterInputs::gather(&config, &self.resources, members, &self.environment);
             let part = self.clusters.entry(name.clone()).or_default();
             let lacks = inputs.lacks(&self.missing);
             let id = (Kind::Cluster, &*name);
@@ -350,9 +386,10 @@ impl Engine {
         crate::retire::drain_listeners(&self.live.load(), inbound_only);
     }
 
-    /// Cuts what has drained long enough; call now and then.
-    pub fn cut_drained(&mut self, now: Instant) {
+    /// Cuts what has drained long enough, and forgets endpoints that nobody uses any more; call now and then.
+    pub fn sweep(&mut self, now: Instant) {
         self.retiring.cut(now);
+        self.live.load().clusters().for_each(|cluster| cluster.sweep(now));
     }
 
     /// The parts whose newest version waits or was refused, for `/config_dump` and `/init_dump`.

@@ -41,6 +41,8 @@ pub struct Listener {
     pub(crate) chains: Vec<Arc<FilterChain>>,
     pub(crate) default_chain: Option<Arc<FilterChain>>,
     pub inspect_tls: bool,
+    /// The kernel is asked where clients wanted to go.
+    pub original_dst: bool,
     pub proxy_protocol: Option<ProxyProtocolOptions>,
     /// For the PROXY header and the ClientHello together.
     pub filters_timeout: Option<Duration>,
@@ -92,6 +94,8 @@ pub struct Hcm {
     pub buffer_limit: usize,
     /// Headers that only internal clients may send.
     pub internal_only: Vec<HeaderName>,
+    /// A filter asks where dynamic forward proxy clusters are.
+    pub forwards_names: bool,
     /// The cluster of this node, when it is told to upstreams (`add_user_agent`).
     pub user_agent: Option<Arc<str>>,
 }

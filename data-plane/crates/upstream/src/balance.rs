@@ -24,7 +24,7 @@ mod split;
 pub mod subset;
 pub mod zone;
 
-use priority::{Availability, Load};
+use priority::{Availability, LevelHealth, Load};
 use split::Balanced;
 use subset::{Criteria, Subsets};
 use zone::LocalCluster;
@@ -36,6 +36,8 @@ pub(crate) struct Draw<'a> {
     pub worker: usize,
     /// How many endpoints were turned down already.
     pub attempt: u32,
+    /// Where to look, when the level is decided already.
+    pub place: Option<Place>,
     /// Requests in progress in the whole cluster, for bounded loads.
     pub active: &'a dyn Fn() -> u32,
     /// What the endpoint's metadata must be, for a cluster that is divided into subsets.
@@ -44,6 +46,13 @@ pub(crate) struct Draw<'a> {
     pub now: Option<Instant>,
     /// Of clusters with subsets or zone-aware routing.
     pub stats: Option<&'a LbStats>,
+}
+
+/// A level of a cluster, and which of its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) level: usize,
+    pub(crate) availability: Availability,
 }
 
 /// The tables of one cluster at one moment.
@@ -60,6 +69,8 @@ pub(crate) struct Tables {
 /// The tables of all endpoints, or of a subset.
 #[derive(Debug, Default)]
 struct Part {
+    /// How well each level was when the tables were made.
+    health: Box<[LevelHealth]>,
     load: Load,
     levels: Box<[Level]>,
 }
@@ -123,6 +134,11 @@ impl Tables {
         }
     }
 
+    /// How well each level was.
+    pub(crate) fn health(&self) -> &[LevelHealth] {
+        &self.whole.health
+    }
+
     /// The endpoint for one draw, and whether it was picked in panic.
     pub(crate) fn pick(&self, draw: &mut Draw<'_>) -> Option<(&Arc<Endpoint>, bool)> {
         match &self.subsets {
@@ -136,7 +152,8 @@ impl Tables {
 
 impl Part {
     fn build(levels: &Levels, rules: &Rules<'_>) -> Self {
-        let load = Load::of(levels, rules);
+        let health: Box<[LevelHealth]> = levels.iter().map(|level| LevelHealth::of(level, rules)).collect();
+        let load = Load::of(&health, rules.panic_threshold);
         let zone_aware = match &rules.policy.locality {
             LocalityLb::ZoneAware(config) => Some(config),
             LocalityLb::Even | LocalityLb::Weighted => None,
@@ -153,7 +170,7 @@ impl Part {
             let degraded = Balanced::build(level, rules, |e| e.health() == Health::Degraded);
             Level { panic, fails, healthy, degraded }
         });
-        Self { levels: compiled.collect(), load }
+        Self { levels: compiled.collect(), health, load }
     }
 
     fn pick(&self, draw: &mut Draw<'_>) -> Option<(&Arc<Endpoint>, bool)> {
@@ -162,12 +179,13 @@ impl Part {
             Some(hash) => hash,
             None => draw.rng.u64(..),
         };
-        let (index, availability) = self.load.choose(hash)?;
-        let level = self.levels.get(index)?;
+        let Place { level, availability } = draw.place.or_else(|| self.load.choose(hash))?;
+        let level = self.levels.get(level)?;
         if level.panic && level.fails {
             return None;
         }
         let balanced = match availability {
+            _ if level.panic => level.healthy.as_ref()?,
             Availability::Healthy => level.healthy.as_ref()?,
             Availability::Degraded => level.degraded.as_ref()?,
         };

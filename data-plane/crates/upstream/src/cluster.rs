@@ -21,11 +21,20 @@ use shared_telemetry::{Registry, Scope};
 use tokio::time::Instant;
 
 use crate::balance::zone::LocalCluster;
-use crate::balance::{Levels, Locality, Rules, Tables};
+use crate::balance::{Levels, Locality, Place, Rules, Tables};
 use crate::breaker::{Breakers, Guard, Priority, Resource};
+use crate::dns::cache::DnsCache;
 use crate::endpoint::{Endpoint, EndpointState, Health};
 use crate::refresh::{Bell, HealthChanged};
 use crate::stats::{ClusterStats, LbStats};
+
+mod aggregate;
+mod departed;
+pub mod on_demand;
+
+use aggregate::Aggregate;
+use departed::Departed;
+use on_demand::OnDemand;
 
 /// What clusters are made for: the process they run in.
 #[derive(Clone)]
@@ -69,6 +78,14 @@ pub struct Cluster {
     /// The same of the local cluster.
     seen_local: AtomicU64,
     pub(crate) drop: Option<DropOverload>,
+    /// The clusters in whose place this one stands.
+    aggregate: Option<Aggregate>,
+    /// Endpoints that come by request, for clusters that have no others.
+    pub(crate) on_demand: Option<Arc<OnDemand>>,
+    /// Where hosts are looked up, for a dynamic forward proxy.
+    names: Option<Arc<DnsCache>>,
+    /// The version before has connections that would not do for this one.
+    renewed: bool,
     overprovisioning: u32,
     weighted_priority_health: bool,
     workers: usize,
@@ -86,6 +103,7 @@ pub struct ClusterState {
     pub breakers: Arc<Breakers>,
     /// Told when an endpoint's health changed, so that the tables are made anew.
     pub health_changed: HealthChanged,
+    departed: Departed,
 }
 
 /// What makes an endpoint the same one in the next version. Hashed by the address only, so that [`At`] finds it.
@@ -116,6 +134,12 @@ impl Hash for At<'_> {
 impl Equivalent<Identity> for At<'_> {
     fn equivalent(&self, identity: &Identity) -> bool {
         identity.address.as_ref() == Some(self.0)
+    }
+}
+
+impl Identity {
+    fn of(config: &EndpointConfig, address: &Address, logical: bool) -> Self {
+        Self { address: (!logical).then(|| address.clone()), hostname: config.hostname.clone() }
     }
 }
 
@@ -152,6 +176,7 @@ impl Cluster {
     ) -> Self {
         let same_connections = previous.is_some_and(|p| {
             p.config == config
+                && !(config.close_on_set_change && p.has_others_than(assignment))
                 && p.tls.as_ref().map(|t| Arc::as_ptr(&t.config)) == tls.as_ref().map(|t| Arc::as_ptr(&t.config))
         });
         let state = previous.map_or_else(|| Arc::new(ClusterState::new(&config, site)), |p| Arc::clone(&p.state));
@@ -159,9 +184,17 @@ impl Cluster {
             let scope = || Scope::cluster(&config.stat_name);
             state.lb_stats.get_or_init(|| LbStats::register(&site.registry, scope()));
         }
+        let on_demand = OnDemand::interval_of(&config.discovery).map(|interval| {
+            let kept = previous.filter(|_| same_connections).and_then(|previous| previous.on_demand.clone());
+            kept.unwrap_or_else(|| Arc::new(OnDemand::new(interval)))
+        });
         let mut cluster = Self {
             seen: AtomicU64::new(state.health_changed.count()),
             seen_local: AtomicU64::new(0),
+            aggregate: None,
+            on_demand,
+            names: None,
+            renewed: previous.is_some() && !same_connections,
             state,
             tls,
             levels: Levels::new(),
@@ -182,18 +215,49 @@ impl Cluster {
         cluster
     }
 
+    /// Stands for these clusters, in the order of preference.
+    #[must_use]
+    pub fn of_members(mut self, members: &[Arc<Cluster>]) -> Self {
+        self.aggregate = Some(Aggregate::new(members, self.config.panic_threshold));
+        self
+    }
+
+    /// Looks hosts up here.
+    #[must_use]
+    pub fn by_names(mut self, names: Arc<DnsCache>) -> Self {
+        self.names = Some(names);
+        self
+    }
+
+    /// The cluster that takes a request: itself, or of an aggregate the member whose turn it is, and where in it.
+    pub fn member<'c>(self: &'c Arc<Self>, rng: &mut fastrand::Rng) -> (&'c Arc<Self>, Option<Place>) {
+        match self.aggregate.as_ref().and_then(|aggregate| aggregate.choose(rng)) {
+            Some((member, place)) => (member, Some(place)),
+            None => (self, None),
+        }
+    }
+
     fn add(&mut self, locality: &LocalityEndpoints, previous: Option<&Cluster>, same_connections: bool) {
         let logical = matches!(self.config.discovery, Discovery::LogicalDns(..));
         let mut endpoints = Vec::with_capacity(locality.endpoints.len());
         for config in &locality.endpoints {
             // A name that was not resolved yet is no endpoint yet.
             let Some(address) = address(&config.address) else { continue };
-            let identity = Identity { address: (!logical).then(|| address.clone()), hostname: config.hostname.clone() };
+            let identity = Identity::of(config, &address, logical);
             if self.known.contains_key(&identity) {
                 continue;
             }
             let before = previous.and_then(|p| p.known.get(&identity));
-            let endpoint = endpoint(config, locality, address, before, same_connections);
+            let state = match before {
+                Some(before) if same_connections => Arc::clone(&before.state),
+                Some(before) => Arc::new(before.state.renewed()),
+                // One that left and comes back while its last connections are open is the one it was.
+                None => {
+                    let departed = self.state.departed.find(&identity).filter(|_| same_connections);
+                    departed.unwrap_or_else(|| Arc::new(EndpointState::new(config.hostname.as_str().into())))
+                }
+            };
+            let endpoint = endpoint(config, locality, address, state, before);
             self.known.insert(identity, Arc::clone(&endpoint));
             endpoints.push(endpoint);
         }
@@ -203,6 +267,16 @@ impl Cluster {
         }
         let name = Arc::clone(&locality.locality);
         self.levels[priority].push(Locality { name, weight: locality.weight, endpoints });
+    }
+
+    /// Whether endpoints come or go.
+    fn has_others_than(&self, assignment: &Assignment) -> bool {
+        let logical = matches!(self.config.discovery, Discovery::LogicalDns(..));
+        let wanted: hashbrown::HashSet<Identity> = assignment
+            .endpoints()
+            .filter_map(|config| Some(Identity::of(config, &address(&config.address)?, logical)))
+            .collect();
+        wanted.len() != self.known.len() || !wanted.iter().all(|identity| self.known.contains_key(identity))
     }
 
     fn rules(&self, now: Instant) -> Rules<'_> {
@@ -221,9 +295,19 @@ impl Cluster {
     /// Takes the place of `previous`: endpoints that are gone are retired, and the statistics tell of this version.
     pub fn take_over(&self, previous: Option<&Cluster>) {
         let kept: hashbrown::HashSet<u64> = self.endpoints().map(|e| e.state.id).collect();
-        for gone in previous.into_iter().flat_map(Cluster::endpoints).filter(|e| !kept.contains(&e.state.id)) {
-            gone.state.retire();
+        if self.renewed {
+            self.state.departed.clear();
         }
+        if let Some(before) = previous {
+            for (identity, gone) in before.known.iter().filter(|(_, e)| !kept.contains(&e.state.id)) {
+                gone.state.retire();
+                if !self.renewed {
+                    self.state.departed.note(identity, &gone.state);
+                }
+            }
+            before.retire_on_demand(self);
+        }
+        self.endpoints().for_each(|e| e.state.revive());
         let changed = previous
             .is_none_or(|p| p.known.len() != self.known.len() || p.endpoints().any(|e| !kept.contains(&e.state.id)));
         if changed {
@@ -235,6 +319,9 @@ impl Cluster {
     /// The cluster is gone: its endpoints are retired.
     pub fn retire(&self) {
         self.endpoints().for_each(|e| e.state.retire());
+        if let Some(on_demand) = &self.on_demand {
+            on_demand.retire();
+        }
     }
 
     /// Makes the tables anew after an endpoint's health changed. The control thread does, see [`Cluster::is_stale`].
@@ -269,8 +356,9 @@ impl Cluster {
 
     fn report(&self) {
         let (tables, stats) = (self.tables.load(), &self.state.stats);
-        stats.membership_total().set(self.known.len() as u64);
-        stats.membership_healthy().set(tables.healthy as u64);
+        let made = self.on_demand.as_ref().map_or(0, |on_demand| on_demand.len());
+        stats.membership_total().set((self.known.len() + made) as u64);
+        stats.membership_healthy().set((tables.healthy + made) as u64);
         stats.membership_degraded().set(tables.degraded as u64);
         stats.max_host_weight().set(self.endpoints().map(|e| e.weight.into()).max().unwrap_or(0));
         if let (Some(subsets), Some(stats)) = (&tables.subsets, self.state.lb_stats.get()) {
@@ -378,14 +466,9 @@ fn endpoint(
     config: &EndpointConfig,
     locality: &LocalityEndpoints,
     address: Address,
+    state: Arc<EndpointState>,
     before: Option<&Arc<Endpoint>>,
-    same_connections: bool,
 ) -> Arc<Endpoint> {
-    let state = match before {
-        Some(before) if same_connections => Arc::clone(&before.state),
-        Some(before) => Arc::new(before.state.renewed()),
-        None => Arc::new(EndpointState::new(config.hostname.as_str().into())),
-    };
     let display = if config.observability_name.is_empty() {
         address.to_string().into()
     } else {
@@ -428,6 +511,7 @@ impl ClusterState {
             subsets: Mutex::default(),
             breakers: Arc::default(),
             health_changed: HealthChanged::new(site.bell.clone()),
+            departed: Departed::default(),
         }
     }
 }

@@ -1,20 +1,25 @@
-//! Resolving the names of a DNS cluster, over and over: each answer becomes the endpoints of the next version.
+//! Asking name servers: addresses of a name, and what an SRV name says.
 //!
-//! Runs on the control thread. A failure keeps the last answer; an answer that changes nothing is not told.
+//! Runs on the control thread. `resolution.rs` keeps the endpoints of a cluster up to date, `cache.rs` the hosts that
+//! requests ask for; here is one question and its answer.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig,
-};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as Negative, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{ResolverBuilder, TokioResolver};
+use shared_config::cluster::LookupFamily;
 use shared_config::cluster::discovery::Resolver as ResolverOptions;
-use shared_config::cluster::{Discovery, Dns, LookupFamily};
-use shared_config::core::Address;
-use shared_config::endpoint::Assignment;
-use stdx::backoff::Backoff;
+
+pub mod cache;
+pub(crate) mod resolution;
+
+pub use resolution::Resolution;
 
 /// Asks name servers.
 pub struct Resolver {
@@ -28,122 +33,23 @@ pub enum DnsError {
     System(String),
     #[error("{0} could not be resolved: {1}")]
     Lookup(String, String),
-    #[error("{0} has no address")]
-    NoAddress(String),
 }
 
-/// Addresses of a name, and how long they hold.
+/// What a name stands for, and how long that holds. Nothing, when the name servers say so: a name that does not exist,
+/// or has no such records.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    pub addresses: Vec<IpAddr>,
+pub struct Answer<T = IpAddr> {
+    pub found: Vec<T>,
     pub ttl: Duration,
 }
 
-/// Resolves the names of one cluster until it is dropped.
-pub struct Resolution {
-    dns: Dns,
-    logical: bool,
-    wanted: Assignment,
-    resolver: Resolver,
-    backoff: Option<Backoff>,
-    /// The last answer for each endpoint of `wanted`, in order.
-    known: Vec<Option<Vec<IpAddr>>>,
-}
-
-// === impl Resolution ===
-
-impl Resolution {
-    /// `None` when the discovery is not by DNS.
-    ///
-    /// # Errors
-    /// There is no resolver to ask.
-    pub fn new(discovery: &Discovery) -> Result<Option<Self>, DnsError> {
-        let (dns, wanted, logical) = match discovery {
-            Discovery::StrictDns(dns, assignment) => (dns, assignment, false),
-            Discovery::LogicalDns(dns, assignment) => (dns, assignment, true),
-            Discovery::Static(_) | Discovery::Eds(_) => return Ok(None),
-        };
-        let resolver = Resolver::new(&dns.resolver, dns.family)?;
-        let known = vec![None; wanted.endpoints().count()];
-        let backoff = dns.failure_refresh.map(|(base, max)| Backoff::new(base, max));
-        Ok(Some(Self { dns: dns.clone(), logical, wanted: wanted.clone(), resolver, backoff, known }))
-    }
-
-    /// Resolves for ever, and tells each answer that differs from the one before; also the first, even if nothing
-    /// could be resolved, so that a cluster is not waited for any longer.
-    pub async fn run(mut self, mut tell: impl FnMut(Assignment)) {
-        let mut told = None;
-        loop {
-            let delay = self.round().await;
-            let found = self.assignment();
-            if told.as_ref() != Some(&found) {
-                tell(found.clone());
-                told = Some(found);
-            }
-            tokio::time::sleep(delay).await;
-        }
-    }
-
-    /// Asks for every name once; how long to wait before the next round.
-    async fn round(&mut self) -> Duration {
-        let mut ttl = Duration::MAX;
-        let mut failed = false;
-        for (endpoint, known) in self.wanted.localities.iter().flat_map(|l| &l.endpoints).zip(&mut self.known) {
-            let Address::Name { host, .. } = &endpoint.address else { continue };
-            match self.resolver.resolve(host).await {
-                Ok(answer) => {
-                    ttl = ttl.min(answer.ttl);
-                    *known = Some(answer.addresses);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "keeping the last answer");
-                    failed = true;
-                }
-            }
-        }
-        self.delay(ttl, failed)
-    }
-
-    fn delay(&mut self, ttl: Duration, failed: bool) -> Duration {
-        if failed {
-            return self.backoff.as_mut().map_or(self.dns.refresh, Backoff::next_delay);
-        }
-        if let Some(backoff) = &mut self.backoff {
-            backoff.reset();
-        }
-        let refresh = match self.dns.respect_ttl && ttl < Duration::MAX {
-            true => ttl.max(self.dns.minimum_refresh),
-            false => self.dns.refresh,
-        };
-        refresh + self.dns.jitter.mul_f64(fastrand::f64())
-    }
-
-    /// The endpoints by the answers so far; a name without one has no endpoint.
-    fn assignment(&self) -> Assignment {
-        let mut answers = self.known.iter();
-        let mut assignment = self.wanted.clone();
-        for locality in &mut assignment.localities {
-            let wanted = std::mem::take(&mut locality.endpoints);
-            for endpoint in wanted {
-                let answer = answers.next().and_then(Option::as_ref);
-                let Address::Name { host, port } = &endpoint.address else {
-                    locality.endpoints.push(endpoint);
-                    continue;
-                };
-                // A logical endpoint is one, whatever the number of its addresses.
-                let count = if self.logical { 1 } else { usize::MAX };
-                for ip in answer.into_iter().flatten().take(count) {
-                    let mut found = endpoint.clone();
-                    found.address = Address::Ip(SocketAddr::new(*ip, *port));
-                    if found.hostname.is_empty() {
-                        found.hostname.clone_from(host);
-                    }
-                    locality.endpoints.push(found);
-                }
-            }
-        }
-        assignment
-    }
+/// One record of an SRV name (RFC 2782).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Service {
+    pub priority: u16,
+    pub weight: u16,
+    pub target: String,
+    pub port: u16,
 }
 
 // === impl Resolver ===
@@ -154,13 +60,6 @@ impl Resolver {
     pub fn new(options: &ResolverOptions, family: LookupFamily) -> Result<Self, DnsError> {
         let mut builder = builder(options)?;
         let settings = builder.options_mut();
-        settings.ip_strategy = match family {
-            LookupFamily::V4Only => LookupIpStrategy::Ipv4Only,
-            LookupFamily::V6Only => LookupIpStrategy::Ipv6Only,
-            LookupFamily::V4Preferred => LookupIpStrategy::Ipv4thenIpv6,
-            LookupFamily::Auto => LookupIpStrategy::Ipv6thenIpv4,
-            LookupFamily::All => LookupIpStrategy::Ipv4AndIpv6,
-        };
         settings.use_hosts_file = ResolveHosts::Always;
         // A name is asked for when its time is up, so a cache could only answer with what we know.
         settings.cache_size = 0;
@@ -178,34 +77,107 @@ impl Resolver {
         Ok(Self { resolver, family })
     }
 
-    /// The addresses of `name`, in a stable order; at least one.
+    /// The addresses of `name`, in a stable order.
     ///
     /// # Errors
-    /// No server answered, or the name has no address of the wanted family.
+    /// No server answered, or one failed.
     pub async fn resolve(&self, name: &str) -> Result<Answer, DnsError> {
         if let Ok(ip) = name.parse::<IpAddr>() {
-            return Ok(Answer { addresses: vec![ip], ttl: Duration::MAX });
+            return Ok(Answer { found: vec![ip], ttl: Duration::MAX });
         }
-        let looked_up = self.resolver.lookup_ip(name).await;
-        let answer = looked_up.map_err(|error| DnsError::Lookup(name.to_owned(), error.to_string()))?;
-        let mut addresses: Vec<IpAddr> = answer.iter().filter(|ip| self.is_wanted(*ip)).collect();
+        let (first, second) = (RecordType::A, RecordType::AAAA);
+        let mut answer = match self.family {
+            LookupFamily::V4Only => self.addresses(name, first).await?,
+            LookupFamily::V6Only => self.addresses(name, second).await?,
+            LookupFamily::V4Preferred => self.either(name, first, second).await?,
+            LookupFamily::Auto => self.either(name, second, first).await?,
+            LookupFamily::All => {
+                match tokio::join!(self.addresses(name, first), self.addresses(name, second)) {
+                    (Ok(mut both), Ok(more)) => {
+                        both.found.extend(more.found);
+                        Answer { ttl: both.ttl.min(more.ttl), found: both.found }
+                    }
+                    // Half an answer is one, unless it is that there is nothing.
+                    (Ok(half), Err(_)) | (Err(_), Ok(half)) if !half.found.is_empty() => half,
+                    (Err(error), _) | (_, Err(error)) => return Err(error),
+                }
+            }
+        };
         // Servers rotate their answers; that is no change.
-        addresses.sort_unstable();
-        addresses.dedup();
-        if addresses.is_empty() {
-            return Err(DnsError::NoAddress(name.to_owned()));
-        }
-        Ok(Answer { addresses, ttl: answer.valid_until().saturating_duration_since(Instant::now()) })
+        answer.found.sort_unstable();
+        answer.found.dedup();
+        Ok(answer)
     }
 
-    /// The hosts file knows nothing of families.
-    fn is_wanted(&self, ip: IpAddr) -> bool {
-        match self.family {
-            LookupFamily::V4Only => ip.is_ipv4(),
-            LookupFamily::V6Only => ip.is_ipv6(),
-            LookupFamily::Auto | LookupFamily::V4Preferred | LookupFamily::All => true,
+    /// The services of an SRV name, in a stable order.
+    ///
+    /// # Errors
+    /// No server answered, or one failed.
+    pub async fn services(&self, name: &str) -> Result<Answer<Service>, DnsError> {
+        let mut answer = self
+            .ask(name, RecordType::SRV, |data| match data {
+                // The root as target says that there is no such service.
+                RData::SRV(srv) if !srv.target.is_root() => Some(Service {
+                    priority: srv.priority,
+                    weight: srv.weight,
+                    target: srv.target.to_ascii(),
+                    port: srv.port,
+                }),
+                _ => None,
+            })
+            .await?;
+        answer.found.sort_unstable();
+        answer.found.dedup();
+        Ok(answer)
+    }
+
+    /// Addresses of one kind, or of the other if there are none.
+    async fn either(&self, name: &str, first: RecordType, second: RecordType) -> Result<Answer, DnsError> {
+        let answer = self.addresses(name, first).await;
+        match answer {
+            Ok(answer) if !answer.found.is_empty() => Ok(answer),
+            Ok(_) => self.addresses(name, second).await,
+            // A failure of the first must not look like a name without addresses.
+            Err(error) => match self.addresses(name, second).await {
+                Ok(answer) if !answer.found.is_empty() => Ok(answer),
+                _ => Err(error),
+            },
         }
     }
+
+    async fn addresses(&self, name: &str, kind: RecordType) -> Result<Answer, DnsError> {
+        self.ask(name, kind, |data| match data {
+            RData::A(address) => Some(IpAddr::V4(address.0)),
+            RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn ask<T>(
+        &self,
+        name: &str,
+        kind: RecordType,
+        read: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Answer<T>, DnsError> {
+        match self.resolver.lookup(name, kind).await {
+            Ok(lookup) => {
+                Ok(Answer { found: lookup.answers().iter().filter_map(|r| read(&r.data)).collect(), ttl: ttl(&lookup) })
+            }
+            Err(error) if is_nothing(&error) => Ok(Answer { found: Vec::new(), ttl: Duration::MAX }),
+            Err(error) => Err(DnsError::Lookup(name.to_owned(), error.to_string())),
+        }
+    }
+}
+
+fn ttl(lookup: &Lookup) -> Duration {
+    lookup.valid_until().saturating_duration_since(Instant::now())
+}
+
+/// Whether a server said that there is nothing, rather than that it could not say.
+fn is_nothing(error: &NetError) -> bool {
+    matches!(error, NetError::Dns(Negative::NoRecordsFound(none))
+        if matches!(none.response_code, ResponseCode::NXDomain | ResponseCode::NoError))
 }
 
 fn builder(options: &ResolverOptions) -> Result<ResolverBuilder<TokioRuntimeProvider>, DnsError> {
@@ -235,6 +207,3 @@ fn name_server(address: SocketAddr, tcp_only: bool) -> NameServerConfig {
     }
     NameServerConfig::new(address.ip(), true, connections)
 }
-
-#[cfg(test)]
-mod tests;

@@ -222,6 +222,11 @@ impl EndpointState {
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
     }
+
+    /// A version of the cluster has it again.
+    pub(crate) fn revive(&self) {
+        self.retired.store(false, Relaxed);
+    }
 }
 
 // === impl ActiveRequest ===

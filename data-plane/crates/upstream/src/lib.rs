@@ -12,9 +12,11 @@ pub mod pool;
 pub mod refresh;
 pub mod stats;
 
+pub use balance::Place;
 pub use balance::subset::Criteria;
 pub use balance::zone::LocalCluster;
 pub use breaker::{Guard, Priority, Resource};
+pub use cluster::on_demand::Destination;
 pub use cluster::{Cluster, Site, Tls};
 pub use endpoint::{Endpoint, EndpointState, Health};
 pub use pick::{PickContext, PickError};

@@ -8,11 +8,12 @@ use dp_http::info::StickyHost;
 use shared_config::lb_policy::{Algorithm, LeastTime, Measure};
 use tokio::time::Instant;
 
-use crate::balance::Draw;
 use crate::balance::latency::{self, moment};
 use crate::balance::subset::Criteria;
+use crate::balance::{Draw, Place};
 use crate::breaker::{Priority, Resource};
 use crate::cluster::Cluster;
+use crate::cluster::on_demand::Destination;
 use crate::endpoint::{Endpoint, EndpointState, Health};
 
 /// What a pick depends on. Made by [`PickContext::new`]; what a caller knows besides is set on it.
@@ -32,6 +33,10 @@ pub struct PickContext<'a> {
     pub sticky: Option<&'a StickyHost>,
     /// The moment, for policies by response time.
     pub now: Option<Instant>,
+    /// The level to look in, when an aggregate has decided that.
+    pub place: Option<Place>,
+    /// Where the request wants to go, for clusters that leave it to the request.
+    pub destination: Destination<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +49,8 @@ pub enum PickError {
     Strict,
     #[error("the cluster drops this share of its requests")]
     Dropped,
+    #[error("the cluster has too many endpoints that requests asked for")]
+    Full,
 }
 
 /// How often a pick may hit an endpoint that the tables do not yet know to be unhealthy.
@@ -54,7 +61,18 @@ const STALE_PICKS: u32 = 3;
 impl<'a> PickContext<'a> {
     /// A pick that any endpoint will do for.
     pub fn new(rng: &'a mut fastrand::Rng, worker: usize) -> Self {
-        Self { rng, worker, hash: None, tried: &[], reselect: 0, criteria: None, sticky: None, now: None }
+        Self {
+            rng,
+            worker,
+            hash: None,
+            tried: &[],
+            reselect: 0,
+            criteria: None,
+            sticky: None,
+            now: None,
+            place: None,
+            destination: Destination::Unknown,
+        }
     }
 }
 
@@ -108,6 +126,9 @@ impl Cluster {
                 return Err(PickError::Strict);
             }
         }
+        if let Some(on_demand) = &self.on_demand {
+            return self.pick_on_demand(on_demand, context);
+        }
         let tables = self.tables.load();
         let active = || {
             let used = |priority| self.state.breakers.used(priority, Resource::Requests);
@@ -121,6 +142,7 @@ impl Cluster {
             active: &active,
             criteria: context.criteria,
             now: context.now,
+            place: context.place,
             stats: self.state.lb_stats.get().map(|stats| &**stats),
         };
         let mut found = None;

@@ -81,5 +81,7 @@ shared_telemetry::stats! {
         counter update_failure,
         counter update_empty,
         counter update_no_rebuild,
+        counter assignment_stale,
+        counter original_dst_host_invalid,
     }
 }

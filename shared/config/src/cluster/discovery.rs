@@ -1,18 +1,31 @@
 //! Where the endpoints of a cluster come from.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::envoy::config::cluster::v3 as wire;
 use proto::envoy::config::cluster::v3::cluster as kind;
 use proto::envoy::config::core::v3 as pb;
+use proto::envoy::extensions::clusters::aggregate::v3 as aggregate;
 use proto::envoy::extensions::clusters::dns::v3 as ext;
+use proto::envoy::extensions::clusters::dynamic_forward_proxy::v3 as dynamic_forward_proxy;
+use proto::envoy::extensions::clusters::original_dst::v3::OriginalDstCluster;
 use proto::envoy::extensions::network::dns_resolver as resolvers;
+use proto::weir::clusters::srv::v1::SrvCluster;
 
 use super::wire::{at_least_1ms, positive};
 use crate::core::{Address, ConfigSource, config_source, duration_at, socket_address};
 use crate::endpoint::{Assignment, Names};
 use crate::invalid::Problems;
+
+mod forward;
+mod original_dst;
+mod srv;
+
+pub use forward::{DnsCache, ForwardProxy};
+pub use original_dst::{MetadataKey, OriginalDst};
+pub use srv::Srv;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Discovery {
@@ -22,6 +35,12 @@ pub enum Discovery {
     /// One endpoint, whose new connections go to the first address that its name resolves to.
     LogicalDns(Dns, Assignment),
     Eds(Eds),
+    /// Priorities, weights, ports and targets of an SRV name.
+    Srv(Srv),
+    /// The endpoints of other clusters, by name, in the order of preference.
+    Aggregate(Vec<Arc<str>>),
+    OriginalDst(OriginalDst),
+    ForwardProxy(ForwardProxy),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +92,16 @@ pub struct Resolver {
 // === decode ===
 
 impl Discovery {
+    /// The cluster itself says where each request goes, so that it has no balancing policy of its own.
+    pub fn provides_balancing(&self) -> bool {
+        matches!(self, Self::Aggregate(_) | Self::OriginalDst(_) | Self::ForwardProxy(_))
+    }
+
+    /// The endpoints are found by DNS.
+    pub fn is_dns(&self) -> bool {
+        matches!(self, Self::StrictDns(..) | Self::LogicalDns(..) | Self::Srv(_))
+    }
+
     pub(super) fn decode(proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
         let discovery = match &proto.cluster_discovery_type {
             None => Self::decode_static(proto, p),
@@ -81,9 +110,10 @@ impl Discovery {
                 Ok(kind::DiscoveryType::StrictDns) => Self::strict_dns(Dns::old(proto, p)?, proto, p),
                 Ok(kind::DiscoveryType::LogicalDns) => Self::logical_dns(Dns::old(proto, p)?, proto, p),
                 Ok(kind::DiscoveryType::Eds) => return Self::decode_eds(proto, p),
-                Ok(kind::DiscoveryType::OriginalDst) => {
-                    p.refuse_at("type", "ORIGINAL_DST is not implemented by weir-proxy")
+                Ok(kind::DiscoveryType::OriginalDst) if proto.load_assignment.is_some() => {
+                    p.refuse_at("load_assignment", "a cluster of type ORIGINAL_DST has no endpoints of its own")
                 }
+                Ok(kind::DiscoveryType::OriginalDst) => OriginalDst::old(proto, p).map(Self::OriginalDst),
                 Err(_) => p.refuse_at("type", "unknown value"),
             },
             Some(kind::ClusterDiscoveryType::ClusterType(custom)) => Self::custom(custom, proto, p),
@@ -114,23 +144,58 @@ impl Discovery {
     }
 
     fn custom(custom: &kind::CustomClusterType, proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        let any = p.at("cluster_type.typed_config", |p| match &custom.typed_config {
+            Some(any) => crate::core::extension(any, p),
+            None => p.refuse_at("", "is not set"),
+        })?;
+        if any.is::<ext::DnsCluster>() {
+            let (dns, single) = p.at("cluster_type.typed_config", |p| {
+                let config = crate::core::unpack::<ext::DnsCluster>(&any, p)?;
+                Some((Dns::decode(&config, p)?, config.all_addresses_in_single_endpoint))
+            })?;
+            return if single { Self::logical_dns(dns, proto, p) } else { Self::strict_dns(dns, proto, p) };
+        }
+        if proto.load_assignment.is_some() {
+            p.refuse_at::<()>(
+                "load_assignment",
+                format!("a cluster by {} finds its endpoints itself", any.type_name()),
+            );
+        }
         p.at("cluster_type.typed_config", |p| {
-            let Some(any) = &custom.typed_config else { return p.refuse_at("", "is not set") };
-            let any = crate::core::extension(any, p)?;
-            if !any.is::<ext::DnsCluster>() {
-                p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
-                return None;
+            if any.is::<aggregate::ClusterConfig>() {
+                return Self::aggregate(&crate::core::unpack(&any, p)?, proto, p);
             }
-            crate::core::unpack::<ext::DnsCluster>(&any, p)
-        })
-        .and_then(|dns| {
-            let decoded = p.at("cluster_type.typed_config", |p| Dns::decode(&dns, p))?;
-            if dns.all_addresses_in_single_endpoint {
-                Self::logical_dns(decoded, proto, p)
-            } else {
-                Self::strict_dns(decoded, proto, p)
+            if any.is::<OriginalDstCluster>() {
+                let config = crate::core::unpack(&any, p)?;
+                return OriginalDst::extension(proto, &config, p).map(Self::OriginalDst);
             }
+            if any.is::<dynamic_forward_proxy::ClusterConfig>() {
+                return ForwardProxy::decode(&crate::core::unpack(&any, p)?, p).map(Self::ForwardProxy);
+            }
+            if any.is::<SrvCluster>() {
+                return Srv::decode(&crate::core::unpack(&any, p)?, p).map(Self::Srv);
+            }
+            p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+            None
         })
+    }
+
+    fn aggregate(config: &aggregate::ClusterConfig, proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
+        if config.clusters.is_empty() {
+            return p.refuse_at("clusters", "is empty");
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        let names = p.each("clusters", &config.clusters, |p, name| {
+            let reason = match name.as_str() {
+                "" => "is empty",
+                own if own == proto.name => "is the cluster itself",
+                other if !seen.insert(other.to_owned()) => "is named twice",
+                other => return Some(Arc::from(other)),
+            };
+            p.refuse(reason);
+            None
+        });
+        Some(Self::Aggregate(names))
     }
 
     fn strict_dns(dns: Dns, proto: &wire::Cluster, p: &mut Problems) -> Option<Self> {
@@ -152,7 +217,9 @@ fn assignment(proto: &wire::Cluster, names: Names, p: &mut Problems) -> Option<A
     };
     p.at("load_assignment", |p| {
         let assignment = Assignment::decode(assignment, names, p);
-        p.at("policy", |p| p.unimplemented_if("endpoint_stale_after", assignment.stale_after.is_some()));
+        if assignment.stale_after.is_some() {
+            p.refuse_at::<()>("policy.endpoint_stale_after", "is only for endpoints that EDS delivers");
+        }
         Some(assignment)
     })
 }
@@ -174,14 +241,7 @@ impl Dns {
             },
             respect_ttl: proto.respect_dns_ttl,
             minimum_refresh: MINIMUM_REFRESH,
-            family: match kind::DnsLookupFamily::try_from(proto.dns_lookup_family) {
-                Ok(kind::DnsLookupFamily::Auto) => LookupFamily::Auto,
-                Ok(kind::DnsLookupFamily::V4Only) => LookupFamily::V4Only,
-                Ok(kind::DnsLookupFamily::V6Only) => LookupFamily::V6Only,
-                Ok(kind::DnsLookupFamily::V4Preferred) => LookupFamily::V4Preferred,
-                Ok(kind::DnsLookupFamily::All) => LookupFamily::All,
-                Err(_) => return p.refuse_at("dns_lookup_family", "unknown value"),
-            },
+            family: old_family(proto.dns_lookup_family, p)?,
             resolver,
         })
     }
@@ -220,6 +280,17 @@ const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
 /// A name server that answers with a TTL of 0 is not asked more often than this.
 const MINIMUM_REFRESH: Duration = Duration::from_secs(1);
 
+fn old_family(number: i32, p: &mut Problems) -> Option<LookupFamily> {
+    Some(match kind::DnsLookupFamily::try_from(number) {
+        Ok(kind::DnsLookupFamily::Auto) => LookupFamily::Auto,
+        Ok(kind::DnsLookupFamily::V4Only) => LookupFamily::V4Only,
+        Ok(kind::DnsLookupFamily::V6Only) => LookupFamily::V6Only,
+        Ok(kind::DnsLookupFamily::V4Preferred) => LookupFamily::V4Preferred,
+        Ok(kind::DnsLookupFamily::All) => LookupFamily::All,
+        Err(_) => return p.refuse_at("dns_lookup_family", "unknown value"),
+    })
+}
+
 fn failure_rate(
     base: Option<&prost_types::Duration>,
     max: Option<&prost_types::Duration>,
@@ -257,21 +328,25 @@ impl Resolver {
                 p.refuse("is not set");
                 return None;
             };
-            let any = crate::core::extension(any, p)?;
-            if any.is::<resolvers::cares::v3::CaresDnsResolverConfig>() {
-                return Some(Self::cares(&crate::core::unpack(&any, p)?, p));
-            }
-            if any.is::<resolvers::getaddrinfo::v3::GetAddrInfoDnsResolverConfig>() {
-                let proto: resolvers::getaddrinfo::v3::GetAddrInfoDnsResolverConfig = crate::core::unpack(&any, p)?;
-                // num_resolver_threads: lookups need no threads here.
-                return Some(Self { tries: proto.num_retries.map(|n| n.saturating_add(1)), ..Self::default() });
-            }
-            if any.is::<resolvers::hickory::v3::HickoryDnsResolverConfig>() {
-                return Some(Self::hickory(&crate::core::unpack(&any, p)?, p));
-            }
-            p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
-            None
+            Self::any(any, p)
         })
+    }
+
+    fn any(any: &proto::Any, p: &mut Problems) -> Option<Self> {
+        let any = crate::core::extension(any, p)?;
+        if any.is::<resolvers::cares::v3::CaresDnsResolverConfig>() {
+            return Some(Self::cares(&crate::core::unpack(&any, p)?, p));
+        }
+        if any.is::<resolvers::getaddrinfo::v3::GetAddrInfoDnsResolverConfig>() {
+            let proto: resolvers::getaddrinfo::v3::GetAddrInfoDnsResolverConfig = crate::core::unpack(&any, p)?;
+            // num_resolver_threads: lookups need no threads here.
+            return Some(Self { tries: proto.num_retries.map(|n| n.saturating_add(1)), ..Self::default() });
+        }
+        if any.is::<resolvers::hickory::v3::HickoryDnsResolverConfig>() {
+            return Some(Self::hickory(&crate::core::unpack(&any, p)?, p));
+        }
+        p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+        None
     }
 
     fn cares(proto: &resolvers::cares::v3::CaresDnsResolverConfig, p: &mut Problems) -> Self {

@@ -28,6 +28,8 @@ pub struct HttpOptions {
     pub h2: H2Options,
     /// TLS asks for the name in the request's authority.
     pub auto_sni: bool,
+    /// The certificate must be for that name.
+    pub auto_san: bool,
     /// The header that gives the name, instead of the authority.
     pub auto_sni_header: String,
 }
@@ -92,6 +94,7 @@ impl Default for HttpOptions {
             h1: H1Options::default(),
             h2: H2Options::default(),
             auto_sni: false,
+            auto_san: false,
             auto_sni_header: String::new(),
         }
     }
@@ -133,7 +136,7 @@ impl HttpOptions {
         let max_requests_per_connection = proto.max_requests_per_connection.filter(|n| *n > 0);
         let mut options = Self { max_requests_per_connection, ..Self::default() };
         options.common(proto.common_http_protocol_options.as_ref(), p);
-        options.upstream(proto.upstream_http_protocol_options.as_ref(), p);
+        options.upstream(proto.upstream_http_protocol_options.as_ref());
         options.h1 = H1Options::decode("http_protocol_options", proto.http_protocol_options.as_ref(), p);
         options.h2 = H2Options::decode("http2_protocol_options", proto.http2_protocol_options.as_ref(), p);
         let by_downstream = wire::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32;
@@ -155,7 +158,7 @@ impl HttpOptions {
         p.unimplemented_if("http_filters", !codec_only);
         let mut options = Self::default();
         options.common(proto.common_http_protocol_options.as_ref(), p);
-        options.upstream(proto.upstream_http_protocol_options.as_ref(), p);
+        options.upstream(proto.upstream_http_protocol_options.as_ref());
         let (protocols, h1, h2) = match &proto.upstream_protocol_options {
             Some(Choice::ExplicitHttpConfig(explicit)) => {
                 p.at("explicit_http_config", |p| match &explicit.protocol_config {
@@ -215,10 +218,10 @@ impl HttpOptions {
         });
     }
 
-    fn upstream(&mut self, proto: Option<&pb::UpstreamHttpProtocolOptions>, p: &mut Problems) {
+    fn upstream(&mut self, proto: Option<&pb::UpstreamHttpProtocolOptions>) {
         let Some(proto) = proto else { return };
-        p.at("upstream_http_protocol_options", |p| crate::refuse_set!(p, proto; auto_san_validation));
         self.auto_sni = proto.auto_sni;
+        self.auto_san = proto.auto_san_validation;
         self.auto_sni_header = proto.override_auto_sni_header.to_ascii_lowercase();
     }
 }

@@ -143,7 +143,6 @@ fn protocol_options_choose_the_version_of_http() {
 
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
-    check_refused("type: ORIGINAL_DST", "type: ORIGINAL_DST is not implemented by weir-proxy");
     check_refused("filters: [{name: x}]", "filters: not implemented by weir-proxy");
     check_refused("connect_timeout: 0s", "connect_timeout: must be more than 0s");
     check_refused("eds_cluster_config: {}", "eds_cluster_config: is only for clusters of type EDS");
@@ -151,5 +150,107 @@ fn what_is_not_implemented_is_refused_by_name() {
         "outlier_detection: {max_ejection_percent: 101}",
         "outlier_detection: outlier detection is not implemented by weir-proxy; \
          outlier_detection.max_ejection_percent: must be from 0 to 100",
+    );
+}
+
+/// A cluster of a type by extension, without endpoints of its own.
+fn by_extension(config: &str, more: &str) -> Result<Cluster, String> {
+    decoded(&format!(
+        "{{name: a, cluster_type: {{name: x, typed_config: {{'@type': type.googleapis.com/{config}}}}}, {more}}}"
+    ))
+}
+
+const PROVIDED: &str = "lb_policy: CLUSTER_PROVIDED";
+const AGGREGATE: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
+const FORWARD: &str = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig, dns_cache_config";
+
+#[test]
+fn an_aggregate_names_other_clusters_once() {
+    let members = |names: &str| format!("{AGGREGATE}, clusters: [{names}]");
+    let cluster = by_extension(&members("b, c"), PROVIDED).unwrap();
+    assert_eq!(cluster.discovery, Discovery::Aggregate(vec!["b".into(), "c".into()]));
+    let policies = "load_balancing_policy: {policies: [{typed_extension_config: {name: x, typed_config: {'@type': \
+                    type.googleapis.com/envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided}}}]}";
+    assert!(by_extension(&members("b"), policies).is_ok());
+    let check = |names: &str, more: &str, reason: &str| {
+        assert_eq!(by_extension(&members(names), more).unwrap_err(), reason);
+    };
+    check("", PROVIDED, "cluster_type.typed_config.clusters: is empty");
+    check(
+        "b, a, b",
+        PROVIDED,
+        "cluster_type.typed_config.clusters[1]: is the cluster itself; \
+         cluster_type.typed_config.clusters[2]: is named twice",
+    );
+    let outlier = format!("{PROVIDED}, outlier_detection: {{}}");
+    let refused = by_extension(&members("b"), &outlier).unwrap_err();
+    assert!(refused.contains("outlier_detection: not implemented by weir-proxy for a cluster without"), "{refused}");
+    check("b", "", "lb_policy: a cluster of this type takes only CLUSTER_PROVIDED");
+    check_refused(PROVIDED, "lb_policy: CLUSTER_PROVIDED is for clusters that say themselves where requests go");
+}
+
+#[test]
+fn an_original_destination_comes_from_a_header_only_when_asked() {
+    let found = |more: &str| {
+        let cluster = decoded(&format!("{{name: a, type: ORIGINAL_DST, {PROVIDED}, {more}}}")).unwrap();
+        let Discovery::OriginalDst(found) = cluster.discovery else { panic!("{more}") };
+        found
+    };
+    let plain = found("");
+    assert_eq!((plain.header, plain.cleanup_interval), (None, Duration::from_secs(5)));
+    let header =
+        found("original_dst_lb_config: {use_http_header: true, upstream_port_override: 81}, cleanup_interval: 9s");
+    assert_eq!((header.header.as_deref(), header.port), (Some("x-envoy-original-dst-host"), Some(81)));
+    assert_eq!(header.cleanup_interval, Duration::from_secs(9));
+    let keyed = found("original_dst_lb_config: {metadata_key: {key: envoy.lb, path: [{key: a}, {key: b}]}}");
+    assert_eq!(keyed.metadata, Some(discovery::MetadataKey { filter: "envoy.lb".into(), path: "a.b".into() }));
+    let named = by_extension(
+        "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster, use_http_header: true, http_header_name: X-Dst",
+        PROVIDED,
+    );
+    let Discovery::OriginalDst(named) = named.unwrap().discovery else { panic!() };
+    assert_eq!(named.header.as_deref(), Some("x-dst"));
+    assert_eq!(
+        decoded(
+            "{name: a, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {http_header_name: h}}"
+        )
+        .unwrap_err(),
+        "original_dst_lb_config.http_header_name: has no effect without use_http_header: true"
+    );
+}
+
+#[test]
+fn a_forward_proxy_with_tls_checks_the_name_of_the_host() {
+    const TLS: &str = "transport_socket: {name: tls, typed_config: {'@type': \
+                       type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}";
+    let plain = by_extension(&format!("{FORWARD}: {{name: c}}"), PROVIDED).unwrap();
+    assert!(!plain.http.auto_sni);
+    let Discovery::ForwardProxy(forward) = plain.discovery else { panic!() };
+    assert_eq!((forward.cache.max_hosts, forward.cache.host_ttl), (1024, Duration::from_secs(300)));
+    assert_eq!(forward.cache.minimum_refresh, Duration::from_secs(5));
+    let tls = by_extension(&format!("{FORWARD}: {{name: c}}"), &format!("{PROVIDED}, {TLS}")).unwrap();
+    assert!(tls.http.auto_sni && tls.http.auto_san);
+    let weak = format!("{PROVIDED}, {TLS}, upstream_http_protocol_options: {{auto_sni: true}}");
+    assert_eq!(
+        by_extension(&format!("{FORWARD}: {{name: c}}"), &weak).unwrap_err(),
+        "upstream_http_protocol_options: a dynamic forward proxy with TLS needs auto_sni and auto_san_validation, \
+         or allow_insecure_cluster_options"
+    );
+    assert!(by_extension(&format!("{FORWARD}: {{name: c}}, allow_insecure_cluster_options: true"), &weak).is_ok());
+    let refused = by_extension(&format!("{FORWARD}: {{key_value_config: {{}}, max_hosts: 0}}"), PROVIDED).unwrap_err();
+    for reason in ["key_value_config: not implemented", "name: is empty", "max_hosts: must be at least 1"] {
+        assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+#[test]
+fn an_srv_cluster_asks_for_a_name() {
+    let check = |config: &str| by_extension(&format!("weir.clusters.srv.v1.SrvCluster, {config}"), "lb_policy: RANDOM");
+    let cluster = check("name: _http._tcp.a.test, respect_dns_ttl: true, dns_lookup_family: V4_ONLY").unwrap();
+    let Discovery::Srv(srv) = cluster.discovery else { panic!() };
+    assert_eq!((&*srv.name, srv.dns.respect_ttl, srv.dns.family), ("_http._tcp.a.test", true, LookupFamily::V4Only));
+    assert_eq!(
+        check("name: ''").unwrap_err(),
+        "cluster_type.typed_config.name: is empty; write an SRV name such as _http._tcp.api.example.com"
     );
 }

@@ -24,7 +24,9 @@ pub(super) fn decode(proto: &wire::Cluster, p: &mut Problems) -> Option<LbPolicy
         Some(old::LbPolicy::LoadBalancingPolicyConfig) => {
             return p.refuse_at("load_balancing_policy", "is not set");
         }
-        Some(old::LbPolicy::ClusterProvided) => return p.refuse_at("lb_policy", "not implemented by weir-proxy"),
+        Some(old::LbPolicy::ClusterProvided) => {
+            return p.refuse_at("lb_policy", "CLUSTER_PROVIDED is for clusters that say themselves where requests go");
+        }
         None => return p.refuse_at("lb_policy", "unknown value"),
     };
     let subset = match &proto.lb_subset_config {

@@ -50,6 +50,7 @@ fn listener_filter(proto: &pb::ListenerFilter, p: &mut Problems) -> Option<Optio
         match any.type_name() {
             "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => tls_inspector(&unpack(&any, p)?, p),
             "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => proxy_protocol(&unpack(&any, p)?, p),
+            "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Some(ListenerFilter::OriginalDst),
             other => {
                 p.refuse(format!("listener filter {other} is not implemented by weir-proxy"));
                 None

@@ -94,6 +94,7 @@ mod tests {
             direct_remote: address.clone(),
             remote: address.clone(),
             local: address,
+            is_restored: false,
             tls: Some(TlsInfo { peer: mutual.then(|| Arc::new(peer)), ..TlsInfo::default() }),
             requested_server_name: None,
             start: SystemTime::UNIX_EPOCH,

@@ -14,6 +14,7 @@ fn info() -> StreamInfo {
         direct_remote: Address::Ip(([10, 0, 0, 1], 1).into()),
         remote: Address::Ip(([10, 0, 0, 1], 1).into()),
         local: Address::Ip(([10, 0, 0, 2], 80).into()),
+        is_restored: false,
         tls: None,
         requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,

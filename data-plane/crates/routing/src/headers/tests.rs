@@ -15,6 +15,7 @@ fn info() -> StreamInfo {
         direct_remote: address.clone(),
         remote: address.clone(),
         local: address,
+        is_restored: false,
         tls: None,
         requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,

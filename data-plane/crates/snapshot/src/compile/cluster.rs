@@ -21,14 +21,13 @@ pub(crate) fn cluster(
         Discovery::Static(assignment) => Cow::Borrowed(assignment),
         // A cluster whose endpoints nobody knows has none: requests to it are answered 503.
         Discovery::Eds(_) => inputs.endpoints.as_deref().map_or_else(Cow::default, Cow::Borrowed),
-        Discovery::StrictDns(..) | Discovery::LogicalDns(..) => {
-            inputs.resolved.as_deref().map_or_else(Cow::default, Cow::Borrowed)
-        }
+        discovery if discovery.is_dns() => inputs.resolved.as_deref().map_or_else(Cow::default, Cow::Borrowed),
+        _ => Cow::default(),
     };
     let tls = match &config.tls {
         None => None,
         Some(context) => {
-            let client = tls::client(context, config.http.auto_sni, &inputs.secrets, &mut environment.files);
+            let client = tls::client(context, &config.http, &inputs.secrets, &mut environment.files);
             let client = client.map_err(|refusal| refusal.at("transport_socket"))?;
             Some(Tls::new(client, context.sni.clone(), context.auto_host_sni, tls::describe))
         }
@@ -39,5 +38,24 @@ pub(crate) fn cluster(
         bell: environment.bell.clone(),
         local: environment.local.clone(),
     };
-    Ok(Cluster::compile(Arc::clone(config), &assignment, tls, previous.map(|previous| &**previous), &site))
+    let cluster = Cluster::compile(Arc::clone(config), &assignment, tls, previous.map(|previous| &**previous), &site);
+    Ok(match &config.discovery {
+        Discovery::Aggregate(_) => cluster.of_members(members(inputs)?),
+        Discovery::ForwardProxy(forward) => cluster.by_names(environment.names.cache(&forward.cache)?),
+        _ => cluster,
+    })
+}
+
+/// The members of an aggregate, if they can be members.
+fn members(inputs: &ClusterInputs) -> Result<&[Arc<Cluster>], Refusal> {
+    if inputs.members.is_loop {
+        return Err(Refusal("the aggregate is, through its members, a member of itself".into()));
+    }
+    let provides = |member: &&Arc<Cluster>| {
+        !matches!(member.config.discovery, Discovery::Aggregate(_)) && member.config.discovery.provides_balancing()
+    };
+    match inputs.members.serving.iter().find(provides) {
+        Some(member) => Err(Refusal(format!("{} cannot be a member: its endpoints come by request", member.name()))),
+        None => Ok(&inputs.members.serving),
+    }
 }

@@ -9,10 +9,11 @@ use dp_http::h2::{Limits, Ping};
 use dp_http::{HeaderName, h1, h2};
 use dp_observe::stats::HttpStats;
 use shared_config::hcm::{HeadersWithUnderscores, HttpConnectionManager as Config, RouteSource};
+use shared_config::http_filter::{FilterSource, HttpFilter, HttpFilterConfig};
 use shared_config::route::RouteConfiguration;
 use shared_telemetry::Scope;
 
-use super::{Environment, ListenerInputs, Refusal, access_logs, local_reply, route};
+use super::{Environment, ListenerInputs, Refusal, access_logs, local_reply, names, route};
 use crate::runtime::Hcm;
 
 /// Compiles one connection manager. `place` names it: listener and filter chain.
@@ -32,7 +33,8 @@ pub(super) fn compile(
         RouteSource::Rds { name, .. } => inputs.routes.get(name).and_then(Option::as_deref).unwrap_or(&empty),
     };
     let mut files = std::mem::take(&mut environment.files);
-    let services = environment.services(&config.stat_prefix, &discovered);
+    let caches = names::Caches(&environment.names);
+    let services = environment.services(&config.stat_prefix, &caches, &discovered);
     let compiler = Compiler::new(&config.http_filters, place, &services);
     let table = route::table(routes, &compiler, &mut files);
     let filters = compiler.chain(&[]);
@@ -54,9 +56,18 @@ pub(super) fn compile(
         access_logs: access_logs(&config.access_logs, environment)?,
         local_replies,
         buffer_limit: inputs.config.per_connection_buffer_limit as usize,
+        forwards_names: config.http_filters.iter().any(is_forward_proxy),
         user_agent: config.add_user_agent.then(|| Arc::clone(&environment.node_cluster)),
         config: Arc::new(config.clone()),
     })
+}
+
+/// Whether the filter needs to know of dynamic forward proxy clusters; what discovery brings may be one.
+fn is_forward_proxy(filter: &HttpFilter) -> bool {
+    match &filter.source {
+        FilterSource::Config(config) => matches!(config, HttpFilterConfig::DynamicForwardProxy(_)),
+        FilterSource::Discovery(_) => true,
+    }
 }
 
 fn http1(config: &Config) -> h1::ServerOptions {

@@ -45,9 +45,11 @@ pub(crate) fn listener(
     };
     let mut proxy_protocol = None;
     let mut inspect_tls = false;
+    let mut original_dst = false;
     for filter in &config.listener_filters {
         match filter {
             ListenerFilter::TlsInspector { .. } => inspect_tls = true,
+            ListenerFilter::OriginalDst => original_dst = true,
             ListenerFilter::ProxyProtocol { optional, v1, v2 } => {
                 proxy_protocol = Some(ProxyProtocolOptions { allow_v1: *v1, allow_v2: *v2, optional: *optional });
             }
@@ -64,6 +66,7 @@ pub(crate) fn listener(
         chains,
         default_chain,
         inspect_tls,
+        original_dst,
         proxy_protocol,
         filters_timeout: config.listener_filters_timeout,
         continue_on_timeout: config.continue_on_listener_filters_timeout,

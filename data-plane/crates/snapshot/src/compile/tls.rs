@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dp_http::info::PeerCertificate;
 use rustls::pki_types::CertificateDer;
+use shared_config::cluster::HttpOptions;
 use shared_config::matcher::StringPattern;
 use shared_config::secret::{Secret, SecretKind};
 use shared_config::tls as config;
@@ -55,10 +56,10 @@ pub(super) fn server(
 
 /// TLS towards upstreams.
 ///
-/// `auto_sni`: the name comes from the request.
+/// Whether the name comes from the request, and the certificate must be for it, the options of HTTP say.
 pub(super) fn client(
     context: &config::UpstreamTls,
-    auto_sni: bool,
+    http: &HttpOptions,
     secrets: &Secrets,
     files: &mut Files,
 ) -> Result<Arc<rustls::ClientConfig>, Refusal> {
@@ -67,13 +68,13 @@ pub(super) fn client(
         None => Verification::default(),
         Some(validation) => verification(&validation, files)?,
     };
-    verification.server_name = context.auto_sni_san_validation;
+    verification.server_name = context.auto_sni_san_validation || http.auto_san;
     let settings = ClientSettings {
         certificate: certificates(common, secrets, files)?.into_iter().next(),
         params: params(&common.params),
         alpn: common.alpn.clone(),
         verification,
-        send_sni: !context.sni.is_empty() || context.auto_host_sni || auto_sni,
+        send_sni: !context.sni.is_empty() || context.auto_host_sni || http.auto_sni,
         max_sessions: context.max_session_keys,
     };
     Ok(shared_tls::client_config(settings)?)

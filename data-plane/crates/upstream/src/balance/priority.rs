@@ -1,6 +1,6 @@
 //! Which priority level takes a request: the first, until it is not well enough; then part of it spills over.
 
-use super::{Levels, Locality, Rules};
+use super::{Locality, Place, Rules};
 use crate::endpoint::{Endpoint, Health};
 
 /// Shares of the load in percent, and which levels are in panic.
@@ -26,19 +26,40 @@ struct Level {
     degraded: u64,
 }
 
+/// How well one level is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LevelHealth {
+    counts: Level,
+    /// Percent of the load that its healthy and its degraded endpoints can take.
+    healthy: u32,
+    degraded: u32,
+}
+
+impl LevelHealth {
+    pub(crate) fn of(level: &[Locality], rules: &Rules<'_>) -> Self {
+        let counts = Level::count(level, |_| 1);
+        let sums = if rules.weighted_priority_health { Level::count(level, |e| e.weight.into()) } else { counts };
+        Self {
+            counts,
+            healthy: percent(sums.healthy, sums.total, rules.overprovisioning),
+            degraded: percent(sums.degraded, sums.total, rules.overprovisioning),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.total == 0
+    }
+}
+
 impl Load {
-    pub(crate) fn of(levels: &Levels, rules: &Rules<'_>) -> Self {
-        let counts: Vec<Level> = levels.iter().map(|l| Level::count(l, |_| 1)).collect();
-        let sums: Vec<Level> = if rules.weighted_priority_health {
-            levels.iter().map(|l| Level::count(l, |e| e.weight.into())).collect()
-        } else {
-            counts.clone()
-        };
-        let healths: Vec<u32> = sums.iter().map(|l| percent(l.healthy, l.total, rules.overprovisioning)).collect();
-        let degraded: Vec<u32> = sums.iter().map(|l| percent(l.degraded, l.total, rules.overprovisioning)).collect();
+    /// The shares of levels in the order of their preference.
+    pub(crate) fn of(levels: &[LevelHealth], panic_threshold: f64) -> Self {
+        let counts: Vec<Level> = levels.iter().map(|l| l.counts).collect();
+        let healths: Vec<u32> = levels.iter().map(|l| l.healthy).collect();
+        let degraded: Vec<u32> = levels.iter().map(|l| l.degraded).collect();
         let available = healths.iter().chain(&degraded).sum::<u32>().min(100);
-        let panic: Box<[bool]> = counts.iter().map(|l| available < 100 && l.is_panic(rules.panic_threshold)).collect();
-        if available == 0 && rules.panic_threshold == 0.0 || levels.is_empty() {
+        let panic: Box<[bool]> = counts.iter().map(|l| available < 100 && l.is_panic(panic_threshold)).collect();
+        if available == 0 && panic_threshold == 0.0 || levels.is_empty() {
             return Self::first(levels.len(), panic);
         }
         if panic.iter().all(|panic| *panic) {
@@ -48,16 +69,16 @@ impl Load {
     }
 
     /// The level and the kind of endpoints for a hash.
-    pub(crate) fn choose(&self, hash: u64) -> Option<(usize, Availability)> {
+    pub(crate) fn choose(&self, hash: u64) -> Option<Place> {
         #[allow(clippy::cast_possible_truncation, reason = "at most 100")]
         let point = (hash % 100 + 1) as u32;
         let mut sum = 0;
         let healthy = self.healthy.iter().map(|load| (load, Availability::Healthy)).enumerate();
         let degraded = self.degraded.iter().map(|load| (load, Availability::Degraded)).enumerate();
-        for (index, (load, availability)) in healthy.chain(degraded) {
+        for (level, (load, availability)) in healthy.chain(degraded) {
             sum += load;
             if point <= sum {
-                return Some((index, availability));
+                return Some(Place { level, availability });
             }
         }
         None

@@ -143,3 +143,75 @@ fn an_open_breaker_counts_the_overflow() {
     assert!(cluster.admit(Resource::Requests, Priority::High, 0).is_some());
     assert_eq!(cluster.state.stats.upstream_rq_pending_overflow().value(), 1);
 }
+
+#[test]
+fn an_endpoint_that_comes_back_while_it_has_connections_is_the_one_it_was() {
+    let config = config(|_| {});
+    let both = cluster(Arc::clone(&config), &Assignment::of(endpoints(2)));
+    let less = Cluster::compile(Arc::clone(&config), &Assignment::of(endpoints(1)), None, Some(&both), &site());
+    less.take_over(Some(&both));
+    let state = Arc::clone(&both.endpoints().nth(1).unwrap().state);
+    drop(both);
+    assert!(state.is_retired());
+    let again = Cluster::compile(Arc::clone(&config), &Assignment::of(endpoints(2)), None, Some(&less), &site());
+    assert!(state.is_retired(), "compiling must change nothing");
+    again.take_over(Some(&less));
+    assert_eq!(again.endpoints().nth(1).unwrap().state.id, state.id);
+    assert!(!state.is_retired());
+    // Without a connection nothing is left of it.
+    let id = state.id;
+    drop(state);
+    let less = Cluster::compile(Arc::clone(&config), &Assignment::of(endpoints(1)), None, Some(&again), &site());
+    less.take_over(Some(&again));
+    drop(again);
+    let again = Cluster::compile(config, &Assignment::of(endpoints(2)), None, Some(&less), &site());
+    assert_ne!(again.endpoints().nth(1).unwrap().state.id, id);
+}
+
+/// The shares of picks that each member of an aggregate gets, in percent.
+fn shares(aggregate: &Arc<Cluster>, members: &[&Arc<Cluster>]) -> Vec<usize> {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut counts = vec![0; members.len()];
+    for _ in 0..10_000 {
+        let (member, place) = aggregate.member(&mut rng);
+        let picked = member.pick(&mut PickContext { place, ..PickContext::new(&mut rng, 0) }).unwrap();
+        assert!(member.endpoints().any(|e| e.state.id == picked.state.id));
+        counts[members.iter().position(|m| Arc::ptr_eq(m, member)).unwrap()] += 1;
+    }
+    counts.iter().map(|count| (count + 50) / 100).collect()
+}
+
+#[test]
+fn an_aggregate_fills_its_members_in_order() {
+    let member = |count| cluster(config(|_| {}), &Assignment::of(endpoints(count)));
+    let (first, second) = (member(5), member(5));
+    let of = |members: &[Arc<Cluster>]| {
+        let config = config(|c| c.discovery = Discovery::Aggregate(Vec::new()));
+        Arc::new(Cluster::compile(config, &Assignment::default(), None, None, &site()).of_members(members))
+    };
+    let inner = of(&[member(0), Arc::clone(&first)]);
+    let aggregate = of(&[inner, Arc::clone(&second), Arc::clone(&first)]);
+    let check = |sick: usize, wanted: [usize; 2]| {
+        for (n, endpoint) in first.endpoints().enumerate() {
+            endpoint.state.set(Flag::FailedActiveCheck, n < sick);
+        }
+        first.refresh();
+        let found = shares(&aggregate, &[&first, &second]);
+        assert!(found.iter().zip(wanted).all(|(found, wanted)| found.abs_diff(wanted) <= 2), "{sick}: {found:?}");
+    };
+    check(0, [100, 0]);
+    // 3 of 5 are well, 140 % of 60 % is 84 %.
+    check(2, [84, 16]);
+    check(5, [0, 100]);
+    check(0, [100, 0]);
+}
+
+#[test]
+fn an_aggregate_of_nothing_has_no_endpoints() {
+    let config = config(|c| c.discovery = Discovery::Aggregate(Vec::new()));
+    let aggregate = Cluster::compile(config, &Assignment::default(), None, None, &site()).of_members(&[]);
+    let aggregate = Arc::new(aggregate);
+    let (member, place) = aggregate.member(&mut fastrand::Rng::with_seed(1));
+    assert_eq!((Arc::ptr_eq(member, &aggregate), place), (true, None));
+    assert_eq!(pick(member, None, &[], 0).unwrap_err(), PickError::Empty);
+}

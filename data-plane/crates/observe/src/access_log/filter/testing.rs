@@ -14,6 +14,7 @@ pub(in crate::access_log) fn info(status: u16) -> StreamInfo {
         direct_remote: address.clone(),
         remote: address.clone(),
         local: address,
+        is_restored: false,
         tls: None,
         requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,
