@@ -103,13 +103,7 @@ struct Endpoints(TempDir);
 impl Endpoints {
     fn new(origins: &[&Origin]) -> Self {
         let endpoints = Self(tempfile::tempdir().unwrap());
-        endpoints.put("eds.json", &Self::assignment(origins));
-        let source = json!({ "path_config_source": { "path": endpoints.0.path().join("eds.json") } });
-        let cluster = json!({
-            "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            "name": "origin", "type": "EDS", "eds_cluster_config": { "eds_config": source },
-        });
-        endpoints.put("cds.json", &cluster);
+        endpoints.are(origins);
         endpoints
     }
 
@@ -121,21 +115,17 @@ impl Endpoints {
         })
     }
 
-    fn put(&self, name: &str, resource: &Value) {
-        let new = self.0.path().join("new");
-        std::fs::write(&new, json!({ "resources": [resource] }).to_string()).unwrap();
-        std::fs::rename(new, self.0.path().join(name)).unwrap();
-    }
-
     fn are(&self, origins: &[&Origin]) {
-        self.put("eds.json", &Self::assignment(origins));
+        let new = self.0.path().join("new");
+        std::fs::write(&new, json!({ "resources": [Self::assignment(origins)] }).to_string()).unwrap();
+        std::fs::rename(new, self.0.path().join("eds.json")).unwrap();
     }
 
     fn proxy(&self, hcm: Value) -> Running {
-        let mut bootstrap = bootstrap(vec![listener("main", hcm)], vec![]);
-        let cds = json!({ "path_config_source": { "path": self.0.path().join("cds.json") } });
-        bootstrap["dynamic_resources"] = json!({ "cds_config": cds });
-        let proxy = start(&bootstrap);
+        let source = json!({ "path_config_source": { "path": self.0.path().join("eds.json") } });
+        let eds = json!({ "eds_config": source });
+        let cluster = json!({ "name": "origin", "type": "EDS", "eds_cluster_config": eds });
+        let proxy = start(&bootstrap(vec![listener("main", hcm)], vec![cluster]));
         eventually("the cluster came", || ask(&mut proxy.connect(), "").status() == 200);
         proxy
     }
