@@ -279,7 +279,7 @@ fn host_view(endpoint: &Endpoint) -> HostView {
         zone: endpoint.locality.zone.clone(),
         sub_zone: endpoint.locality.sub_zone.clone(),
         priority: endpoint.priority,
-        canary: false,
+        canary: shared_config::route::is_canary(&endpoint.metadata),
         health_flags: health_flags(endpoint),
         eds_health: match endpoint.discovery {
             HealthStatus::Unknown => "UNKNOWN",
@@ -297,6 +297,8 @@ fn host_view(endpoint: &Endpoint) -> HostView {
         rq_success: counters.rq_success.load(Relaxed),
         rq_timeout: counters.rq_timeout.load(Relaxed),
         rq_total: counters.rq_total.load(Relaxed),
+        success_rate: endpoint.state.monitor().success_rate(),
+        local_origin_success_rate: endpoint.state.monitor().local_success_rate(),
     }
 }
 

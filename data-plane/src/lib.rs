@@ -5,6 +5,7 @@ mod control;
 pub mod flags;
 mod health;
 mod names;
+mod outlier_log;
 mod process;
 mod refresh;
 mod signals;

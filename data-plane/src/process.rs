@@ -16,6 +16,7 @@ use dp_observe::stats::FileStats;
 use dp_snapshot::{Engine, Environment, Files, Kind, Origin, Snapshot};
 use dp_upstream::LocalCluster;
 use dp_upstream::dns::cache::DnsCaches;
+use dp_upstream::outlier::EventSink;
 use dp_upstream::refresh::Bell;
 use shared_config::bootstrap::{Bootstrap, Node};
 use shared_config::core::Address as ConfigAddress;
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::control::{Command, Control, Progress, SharedEngine};
 use crate::health::ProcessHealth;
+use crate::outlier_log::OutlierLog;
 use crate::sources::{self, Intake, Reach, Received};
 
 /// What the command line says beside the bootstrap.
@@ -63,6 +65,8 @@ pub enum StartError {
     Sources(String),
     #[error("cannot listen for admin requests on {address}: {source}")]
     Admin { address: String, source: std::io::Error },
+    #[error("cannot write the outlier event log {path}: {source}")]
+    OutlierLog { path: String, source: std::io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
 }
@@ -220,6 +224,10 @@ fn engine(
     bell: &Bell,
     names: DnsCaches,
 ) -> Result<Engine, StartError> {
+    let outlier_events = match &bootstrap.outlier_event_log {
+        Some(path) => Some(OutlierLog::open(path, logs)? as Arc<dyn EventSink>),
+        None => None,
+    };
     let mut engine = Engine::new(Environment {
         workers: options.workers,
         registry: registry.clone(),
@@ -231,6 +239,7 @@ fn engine(
         drain_time: options.drain_time,
         bell: bell.clone(),
         resolved: BTreeMap::new(),
+        outlier_events,
         node_cluster: bootstrap.node.cluster.as_str().into(),
         local: bootstrap
             .local_cluster

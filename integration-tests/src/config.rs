@@ -71,6 +71,12 @@ pub fn bootstrap(listeners: Vec<Value>, clusters: Vec<Value>) -> Value {
     })
 }
 
+/// Adds an admin server on a free port.
+pub fn with_admin(mut bootstrap: Value) -> Value {
+    bootstrap["admin"] = json!({ "address": { "socket_address": { "address": "127.0.0.1", "port_value": 0 } } });
+    bootstrap
+}
+
 /// The listener `main` in front of the cluster `origin`.
 pub fn simple(hcm: Value, origin: SocketAddr) -> Value {
     bootstrap(vec![listener("main", hcm)], vec![cluster("origin", &[origin])])

@@ -59,6 +59,15 @@ impl Running {
         })
     }
 
+    /// The value of a statistic, 0 while there is none. The bootstrap needs an admin server.
+    #[track_caller]
+    pub fn stat(&self, name: &str) -> u64 {
+        let admin = self.proxy.admin().expect("the bootstrap has an admin server");
+        let text = Wire::connect(admin).ask("GET /stats HTTP/1.1\r\nhost: admin\r\n\r\n").text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.and_then(|value| value.parse().ok()).unwrap_or(0)
+    }
+
     /// A connection to the listener `main`.
     #[track_caller]
     pub fn connect(&self) -> Wire {

@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod balancing;
+mod breakers;
 mod changes;
 mod connect;
 mod examples;
 mod file_sources;
 mod discovery;
+mod hedging;
 mod http1;
 mod http2;
+mod outlier;
 mod retries;
 mod routing;
 mod tcp;

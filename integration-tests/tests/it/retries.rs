@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
-use integration_tests::config::{access_log, bootstrap, cluster, hcm, listener, merge, simple, to};
+use integration_tests::config::{access_log, bootstrap, cluster, hcm, listener, merge, simple, socket, to, with_admin};
 use integration_tests::eventually::{eventually, found};
 use integration_tests::proxy::{Running, start};
 use integration_tests::upstream::{Origin, nowhere, reply};
@@ -317,6 +317,35 @@ fn a_mirror_gets_a_copy_and_its_answer_is_dropped() {
 }
 
 #[test]
+fn a_mirror_gets_its_share_its_host_and_its_headers() {
+    let (origin, mirror, never) = (Origin::text("fine"), Origin::text("ignored"), Origin::text("ignored"));
+    let clusters = vec![
+        cluster("origin", &[origin.address]),
+        cluster("mirror", &[mirror.address]),
+        cluster("never", &[never.address]),
+    ];
+    let share = |percent: u32| json!({ "default_value": { "numerator": percent, "denominator": "HUNDRED" } });
+    let header = json!({ "append": { "header": { "key": "x-copy", "value": "yes" } } });
+    let mirrors = json!([
+        {
+            "cluster": "mirror", "runtime_fraction": share(50), "disable_shadow_host_suffix_append": true,
+            "request_headers_mutations": [header],
+        },
+        { "cluster": "never", "runtime_fraction": share(0) },
+    ]);
+    let lab = lab_with(clusters, json!({ "request_mirror_policies": mirrors }));
+    let mut client = lab.proxy.connect();
+    for _ in 0..100 {
+        assert_eq!(client.ask(GET).text(), "fine");
+    }
+    eventually("about half is mirrored", || (20..=80).contains(&mirror.seen().len()));
+    let seen = mirror.last();
+    assert_eq!((seen.header("host"), seen.header("x-copy")), (Some("a"), Some("yes")));
+    assert_eq!(origin.last().header("x-copy"), None);
+    assert!(never.seen().is_empty());
+}
+
+#[test]
 fn a_mirror_that_is_down_changes_nothing() {
     let origin = Origin::text("fine");
     let clusters = vec![cluster("origin", &[origin.address]), cluster("mirror", &[nowhere()])];
@@ -398,4 +427,162 @@ fn a_retry_while_the_body_still_comes_gets_all_of_it() {
     eventually("the second try", || origin.connections() == 2);
     client.send("2\r\ncd\r\n0\r\n\r\n");
     assert_eq!(client.message().text(), "abcd");
+}
+
+/// A cluster with endpoints of these priorities and metadata.
+fn with_endpoints(endpoints: &[(&Origin, u32, Value)]) -> Value {
+    let localities: Vec<Value> = endpoints
+        .iter()
+        .enumerate()
+        .map(|(index, (origin, priority, metadata))| {
+            json!({
+                "priority": priority,
+                "locality": { "zone": index.to_string() },
+                "lb_endpoints": [{
+                    "endpoint": { "address": socket(origin.address) },
+                    "metadata": { "filter_metadata": { "envoy.lb": metadata } },
+                }],
+            })
+        })
+        .collect();
+    let mut cluster = cluster("origin", &[]);
+    cluster["load_assignment"] = json!({ "cluster_name": "origin", "endpoints": localities });
+    cluster
+}
+
+#[test]
+fn retries_avoid_the_endpoints_that_the_policy_names() {
+    let extension = |kind: &str, mut config: Value| {
+        config["@type"] = json!(format!("type.googleapis.com/envoy.extensions.retry.host.{kind}"));
+        json!({ "name": kind, "typed_config": config })
+    };
+    let previous = extension("previous_hosts.v3.PreviousHostsPredicate", json!({}));
+    let canary = extension("omit_canary_hosts.v3.OmitCanaryHostsPredicate", json!({}));
+    let match_old = json!({ "metadata_match": { "filter_metadata": { "envoy.lb": { "version": "old" } } } });
+    let metadata = extension("omit_host_metadata.v3.OmitHostMetadataConfig", match_old);
+    for (predicates, metadata) in [
+        (json!([previous]), json!({})),
+        (json!([previous, canary]), json!({ "canary": true })),
+        (json!([previous, metadata]), json!({ "version": "old" })),
+    ] {
+        let (bad, unwanted, good) =
+            (Origin::http(|_| reply(503, "bad")), Origin::http(|_| reply(200, "unwanted")), Origin::text("good"));
+        let is_unwanted = metadata != json!({});
+        let policy = json!({
+            "retry_on": "5xx", "num_retries": 1, "retry_back_off": { "base_interval": "0.001s" },
+            "retry_host_predicate": predicates, "host_selection_retry_max_attempts": 20,
+        });
+        let mut endpoints = vec![(&bad, 0, json!({})), (&good, 0, json!({}))];
+        if is_unwanted {
+            endpoints.push((&unwanted, 0, metadata));
+        }
+        let lab = lab_with(vec![with_endpoints(&endpoints)], json!({ "retry_policy": policy }));
+        let mut client = lab.proxy.connect();
+        for number in 0..12 {
+            let answer = client.ask(GET);
+            assert_eq!(answer.status(), 200, "{predicates}");
+            if lab.line(number).ends_with(" 2") {
+                assert_eq!(answer.text(), "good", "{predicates}");
+            }
+        }
+        assert!(!bad.seen().is_empty());
+    }
+}
+
+#[test]
+fn retries_go_to_another_priority() {
+    let (bad, good) = (Origin::http(|_| reply(503, "bad")), Origin::text("good"));
+    let previous = json!({
+        "name": "previous",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            "update_frequency": 1,
+        },
+    });
+    let policy = json!({
+        "retry_on": "5xx", "num_retries": 1, "retry_back_off": { "base_interval": "0.001s" }, "retry_priority": previous,
+    });
+    let cluster = with_endpoints(&[(&bad, 0, json!({})), (&good, 1, json!({}))]);
+    let lab = lab_with(vec![cluster], json!({ "retry_policy": policy }));
+    let mut client = lab.proxy.connect();
+    for _ in 0..5 {
+        assert_eq!(client.ask(GET).text(), "good");
+    }
+    assert_eq!(bad.seen().len(), 5);
+}
+
+#[test]
+fn retries_are_counted_and_what_was_retried_is_counted_apart() {
+    let origin = flaky(2);
+    let policy = json!({ "retry_on": "5xx", "num_retries": 1, "retry_back_off": { "base_interval": "0.001s" } });
+    let action = json!({ "retry_policy": policy });
+    let clusters = vec![cluster("origin", &[origin.address])];
+    let proxy = start(&with_admin(bootstrap(vec![listener("main", hcm(to("origin", action)))], clusters)));
+    let mut client = proxy.connect();
+    assert_eq!(client.ask(GET).status(), 503);
+    assert_eq!(client.ask(GET).status(), 200);
+    let stat = |name: &str| proxy.stat(&format!("cluster.origin.{name}"));
+    assert_eq!((stat("upstream_rq_retry"), stat("upstream_rq_retry_limit_exceeded")), (1, 1));
+    assert_eq!((stat("retry.upstream_rq_503"), stat("upstream_rq_503"), stat("upstream_rq_200")), (1, 1, 1));
+    assert_eq!((stat("upstream_rq_retry_backoff_exponential"), stat("upstream_rq_retry_success")), (1, 0));
+}
+
+#[test]
+fn a_success_after_a_retry_is_counted_and_overflow_too() {
+    let origin = flaky(1);
+    let policy = json!({ "retry_on": "5xx", "num_retries": 1, "retry_back_off": { "base_interval": "0.001s" } });
+    for (max_retries, wanted) in [(1, (1, 0)), (0, (0, 1))] {
+        let origin = if max_retries == 1 { origin.clone() } else { flaky(1) };
+        let mut cluster = cluster("origin", &[origin.address]);
+        cluster["circuit_breakers"] = json!({ "thresholds": [{ "max_retries": max_retries }] });
+        let action = json!({ "retry_policy": policy });
+        let listeners = vec![listener("main", hcm(to("origin", action)))];
+        let proxy = start(&with_admin(bootstrap(listeners, vec![cluster])));
+        proxy.connect().ask(GET);
+        let stat = |name: &str| proxy.stat(&format!("cluster.origin.{name}"));
+        assert_eq!((stat("upstream_rq_retry_success"), stat("upstream_rq_retry_overflow")), wanted);
+    }
+}
+
+#[test]
+fn headers_of_internal_clients_ask_for_retries_and_those_of_strangers_do_not() {
+    let internal = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 10.0.0.1\r\n";
+    let stranger = "GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 8.8.8.8\r\n";
+    for (who, status) in [(internal, 200), (stranger, 503)] {
+        let origin = flaky(2);
+        let mut hcm = hcm(to("origin", json!({})));
+        let ranges = json!([{ "address_prefix": "10.0.0.0", "prefix_len": 8 }]);
+        merge(&mut hcm, json!({ "internal_address_config": { "cidr_ranges": ranges } }));
+        let proxy = start(&simple(hcm, origin.address));
+        let request = format!("{who}x-envoy-retry-on: 5xx\r\nx-envoy-max-retries: 2\r\n\r\n");
+        assert_eq!(proxy.connect().ask(request).status(), status);
+        assert_eq!(origin.last().header("x-envoy-max-retries"), None);
+    }
+}
+
+#[test]
+fn timeouts_of_internal_clients_count_and_may_be_answered_204() {
+    let origin = silent();
+    let mut hcm = hcm(to("origin", json!({})));
+    let ranges = json!([{ "address_prefix": "10.0.0.0", "prefix_len": 8 }]);
+    merge(&mut hcm, json!({ "internal_address_config": { "cidr_ranges": ranges } }));
+    let proxy = start(&simple(hcm, origin.address));
+    let ask = |more: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 10.0.0.1\r\n{more}\r\n");
+        proxy.connect().ask(request).status()
+    };
+    assert_eq!(ask("x-envoy-upstream-rq-timeout-ms: 100\r\n"), 504);
+    assert_eq!(ask("x-envoy-upstream-rq-timeout-ms: 100\r\nx-envoy-upstream-rq-timeout-alt-response: 1\r\n"), 204);
+    assert_eq!(ask("x-envoy-upstream-rq-per-try-timeout-ms: 100\r\n"), 504);
+    assert_eq!(origin.last().header("x-envoy-upstream-rq-per-try-timeout-ms"), None);
+}
+
+#[test]
+fn the_answer_after_retries_says_so() {
+    let policy = json!({ "retry_on": "reset", "num_retries": 1, "retry_back_off": { "base_interval": "0.001s" } });
+    let origin = Origin::scripted(|_, wire, _| drop(wire.message()));
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    let wanted = "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: \
+                  connection termination";
+    assert_eq!(lab.proxy.connect().ask(GET).text(), wanted);
 }

@@ -37,6 +37,8 @@ pub struct Bootstrap {
     pub admin: Option<Admin>,
     /// Runtime values, later layers over earlier ones.
     pub runtime_layers: Vec<RuntimeLayer>,
+    /// The file that is told of endpoints ejected by outlier detection, and of their return.
+    pub outlier_event_log: Option<String>,
 }
 
 /// Who we are.

@@ -17,11 +17,13 @@ use crate::tls::UpstreamTls;
 
 pub mod breakers;
 pub mod discovery;
+pub mod eyeballs;
 pub mod http;
 pub(crate) mod wire;
 
 pub use breakers::{Breakers, RetryBudget, Thresholds};
 pub use discovery::{Discovery, Dns, DnsCache, ForwardProxy, LookupFamily, OriginalDst, Srv};
+pub use eyeballs::{Family, HappyEyeballs};
 pub use http::{HttpOptions, Protocols};
 
 /// One cluster.
@@ -43,6 +45,11 @@ pub struct Cluster {
     /// Plain text without.
     pub tls: Option<Arc<UpstreamTls>>,
     pub keepalive: Option<TcpKeepalive>,
+    pub happy_eyeballs: HappyEyeballs,
+    /// Each downstream connection has connections of its own.
+    pub pool_per_downstream: bool,
+    /// Connections that are opened ahead: so many for each that is needed; at least 1.
+    pub preconnect_ratio: f64,
     /// The address that connections come from, when it is not left to the system.
     pub source_address: Option<std::net::SocketAddr>,
     pub outlier: Option<OutlierDetection>,
@@ -89,6 +96,9 @@ impl Cluster {
             http: HttpOptions::default(),
             tls: None,
             keepalive: None,
+            happy_eyeballs: HappyEyeballs::default(),
+            pool_per_downstream: false,
+            preconnect_ratio: 1.0,
             source_address: None,
             outlier: None,
             health_checks: Vec::new(),
@@ -132,6 +142,10 @@ impl Cluster {
         }
         let breakers = Breakers::decode(proto.circuit_breakers.as_ref(), p);
         let outlier = proto.outlier_detection.as_ref();
+        if outlier.is_some() && matches!(discovery, Some(Discovery::OriginalDst(_) | Discovery::ForwardProxy(_))) {
+            // Intervals look at the endpoints that a cluster has; these come with requests.
+            p.unimplemented("outlier_detection");
+        }
         let common = proto.common_lb_config.as_ref();
         if let Some(common) = common {
             // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
@@ -151,6 +165,9 @@ impl Cluster {
             http: http?,
             tls: tls?.map(Arc::new),
             keepalive: connection_options(proto, p),
+            happy_eyeballs: HappyEyeballs::decode(proto, p),
+            pool_per_downstream: proto.connection_pool_per_downstream_connection,
+            preconnect_ratio: preconnect(proto, p),
             source_address: bind_config(proto, p),
             outlier: outlier.map(|o| p.at("outlier_detection", |p| OutlierDetection::decode(o, p))),
             health_checks: p.each("health_checks", &proto.health_checks, HealthCheck::decode),
@@ -167,8 +184,7 @@ fn refuse_unimplemented(proto: &pb::Cluster, p: &mut Problems) {
     // cleanup_interval is read where it matters, for ORIGINAL_DST; wait_for_warm_on_init only delays the start of the server.
     crate::refuse_set!(p, proto; transport_socket_matches, transport_socket_matcher, stats_matcher,
         per_connection_buffer_high_watermark_timeout, filters, lrs_server,
-        lrs_report_endpoint_metrics, upstream_config, preconnect_policy, queuing_policies,
-        connection_pool_per_downstream_connection);
+        lrs_report_endpoint_metrics, upstream_config, queuing_policies);
     #[allow(deprecated)]
     {
         crate::refuse_set!(p, proto; track_timeout_budgets);
@@ -253,9 +269,24 @@ fn transport_socket(proto: &pb::Cluster, p: &mut Problems) -> Option<Option<Upst
 fn connection_options(proto: &pb::Cluster, p: &mut Problems) -> Option<TcpKeepalive> {
     let options = proto.upstream_connection_options.as_ref()?;
     p.at("upstream_connection_options", |p| {
-        crate::refuse_set!(p, options; set_local_interface_name_on_upstream_connections, happy_eyeballs_config);
+        crate::refuse_set!(p, options; set_local_interface_name_on_upstream_connections);
     });
     options.tcp_keepalive.as_ref().map(tcp_keepalive)
+}
+
+fn preconnect(proto: &pb::Cluster, p: &mut Problems) -> f64 {
+    let Some(policy) = &proto.preconnect_policy else { return 1.0 };
+    p.at("preconnect_policy", |p| {
+        crate::refuse_set!(p, policy; preconnect_enabled_metadata);
+        p.unimplemented_if("predictive_preconnect_ratio", policy.predictive_preconnect_ratio.is_some_and(|r| r != 1.0));
+        match policy.per_upstream_preconnect_ratio {
+            Some(ratio) if !(1.0..=3.0).contains(&ratio) => {
+                p.refuse_at::<()>("per_upstream_preconnect_ratio", "must be from 1 to 3");
+                1.0
+            }
+            ratio => ratio.unwrap_or(1.0),
+        }
+    })
 }
 
 fn bind_config(proto: &pb::Cluster, p: &mut Problems) -> Option<std::net::SocketAddr> {

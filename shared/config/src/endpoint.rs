@@ -53,6 +53,8 @@ pub struct Locality {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     pub address: Address,
+    /// Further addresses of the same endpoint; whichever answers first is used.
+    pub additional: Vec<Address>,
     /// For `auto_host_rewrite`, hashing by host name and health checks; empty when not given.
     pub hostname: String,
     /// Names the endpoint in statistics; empty when not given.
@@ -267,6 +269,7 @@ impl Endpoint {
     pub fn new(address: Address) -> Self {
         Self {
             address,
+            additional: Vec::new(),
             hostname: String::new(),
             observability_name: String::new(),
             health: HealthStatus::Unknown,
@@ -299,10 +302,13 @@ impl Endpoint {
             None => return p.refuse_at("endpoint", "is not set"),
         };
         p.at(field, |p| {
-            crate::refuse_set!(p, endpoint; additional_addresses);
             let address = p.at("address", |p| endpoint_address(endpoint.address.as_ref(), names, p))?;
+            let additional = p.each("additional_addresses", &endpoint.additional_addresses, |p, additional| {
+                p.at("address", |p| endpoint_address(additional.address.as_ref(), Names::Refused, p))
+            });
             Some(Self {
                 address,
+                additional,
                 hostname: endpoint.hostname.clone(),
                 observability_name: endpoint.observability_name.clone(),
                 health: health?,

@@ -62,8 +62,6 @@ pub struct FailurePercentage {
 
 impl OutlierDetection {
     pub(crate) fn decode(proto: &wire::OutlierDetection, p: &mut Problems) -> Self {
-        // Nothing ejects endpoints yet; a cluster that relies on it must not be told that all is well.
-        p.refuse("outlier detection is not implemented by weir-proxy");
         crate::refuse_set!(p, proto; monitors);
         p.unimplemented_if("detect_degraded_hosts", proto.detect_degraded_hosts == Some(true));
         let consecutive = |name, count: Option<u32>, enforcing, default, p: &mut Problems| Consecutive {
@@ -73,6 +71,9 @@ impl OutlierDetection {
         let base_ejection = positive("base_ejection_time", proto.base_ejection_time.as_ref(), p);
         let base_ejection = base_ejection.unwrap_or(Duration::from_secs(30));
         let max_ejection = positive("max_ejection_time", proto.max_ejection_time.as_ref(), p);
+        if max_ejection.is_some_and(|max| max < base_ejection) {
+            p.refuse_at::<()>("max_ejection_time", "must not be less than base_ejection_time");
+        }
         Self {
             interval: positive("interval", proto.interval.as_ref(), p).unwrap_or(Duration::from_secs(10)),
             base_ejection,

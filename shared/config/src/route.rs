@@ -22,7 +22,7 @@ pub use self::action::{
 pub use self::hash::{CookieSpec, HashPolicy, HashSource};
 pub use self::path::{PathMatcher, RouteMatch, TlsMatch};
 pub use self::respond::{DirectResponse, Redirect, RedirectPath};
-pub use self::retry::{BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
+pub use self::retry::{Avoid, BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy, is_canary};
 
 /// A set of virtual hosts (`envoy.config.route.v3.RouteConfiguration`). The default has none.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -78,6 +78,9 @@ pub struct HostView {
     pub rq_success: u64,
     pub rq_timeout: u64,
     pub rq_total: u64,
+    /// Of outlier detection, in thousandths of a percent.
+    pub success_rate: Option<u32>,
+    pub local_origin_success_rate: Option<u32>,
 }
 
 /// One listener and one address it listens on.

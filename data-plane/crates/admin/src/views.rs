@@ -50,6 +50,13 @@ fn host_text(out: &mut String, cluster: &str, host: &HostView) {
     line("sub_zone", &host.sub_zone);
     line("canary", &host.canary);
     line("priority", &host.priority);
+    line("success_rate", &percent_text(host.success_rate));
+    line("local_origin_success_rate", &percent_text(host.local_origin_success_rate));
+}
+
+/// Envoy's `-1` where there is none.
+fn percent_text(thousandths: Option<u32>) -> String {
+    thousandths.map_or_else(|| "-1".into(), |n| (f64::from(n) / 1000.0).to_string())
 }
 
 fn host_numbers(host: &HostView) -> [(&'static str, u64, &'static str); 8] {
@@ -106,7 +113,7 @@ fn host_json(host: &HostView) -> Value {
     for flag in &host.health_flags {
         health[*flag] = true.into();
     }
-    json!({
+    let mut shown = json!({
         "address": address_json(&host.address),
         "hostname": host.hostname,
         "stats": stats,
@@ -114,7 +121,14 @@ fn host_json(host: &HostView) -> Value {
         "weight": host.weight,
         "priority": host.priority,
         "locality": { "region": host.region, "zone": host.zone, "sub_zone": host.sub_zone },
-    })
+    });
+    let rates = [("success_rate", host.success_rate), ("local_origin_success_rate", host.local_origin_success_rate)];
+    for (name, thousandths) in rates {
+        if let Some(thousandths) = thousandths {
+            shown[name] = json!({ "value": f64::from(thousandths) / 1000.0 });
+        }
+    }
+    shown
 }
 
 pub(crate) fn listeners_json(listeners: &[ListenerView]) -> Value {

@@ -11,6 +11,10 @@ use tokio::net::{TcpSocket, UnixStream};
 
 use crate::stream::{Keepalive, Stream};
 
+mod race;
+
+pub use race::dial_first;
+
 /// How to connect.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct DialOptions {
@@ -37,4 +41,26 @@ async fn dial_tcp(address: SocketAddr, options: &DialOptions) -> io::Result<Stre
         socket.bind(source)?;
     }
     Ok(Stream::Tcp(socket.connect(address).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keep_alive_reaches_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let keepalive =
+            Keepalive { time: Some(Duration::from_secs(77)), interval: Some(Duration::from_secs(7)), probes: Some(3) };
+        let options = DialOptions { keepalive: Some(keepalive), ..DialOptions::default() };
+        let address = Address::Ip(listener.local_addr().unwrap());
+        let Stream::Tcp(stream) = dial(&address, &options).await.unwrap() else { panic!("TCP") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+    }
 }

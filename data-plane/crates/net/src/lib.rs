@@ -13,7 +13,7 @@ pub mod sniff;
 pub mod stream;
 pub mod tls;
 
-pub use dial::{DialOptions, dial};
+pub use dial::{DialOptions, dial, dial_first};
 pub use listen::{Accepted, BindError, Bound, ListenOptions, Listener};
 pub use relay::{Direction, End, Relayed, relay};
 pub use rewind::Rewind;

@@ -55,6 +55,11 @@ impl RequestBody {
         !self.overflowed
     }
 
+    /// Whether it was to be kept, and was too large for that.
+    pub(crate) fn was_given_up(&self) -> bool {
+        self.overflowed && self.limit > 0
+    }
+
     /// Stops keeping: no further try will be made.
     pub(crate) fn forget(&mut self) {
         self.limit = 0;

@@ -32,6 +32,10 @@ pub(crate) struct Clocks {
     pub(crate) route: Option<Instant>,
     /// `per_try_timeout` of the current try.
     pub(crate) per_try_limit: Option<Duration>,
+    /// A timeout is answered with 204 (`x-envoy-upstream-rq-timeout-alt-response`).
+    pub(crate) timeout_is_204: bool,
+    /// The current try has its connection.
+    pub(crate) connected: bool,
     /// The head of the response must be in by then (`per_try_timeout`).
     pub(crate) per_try: Option<Instant>,
     pub(crate) per_try_idle: Option<Duration>,
@@ -63,6 +67,8 @@ impl Clocks {
             route_timeout: None,
             route: None,
             per_try_limit: None,
+            timeout_is_204: false,
+            connected: false,
             per_try: None,
             per_try_idle: None,
         }
@@ -84,6 +90,13 @@ impl Clocks {
     /// The request is complete and the route is known: the clock of the route runs.
     pub(crate) fn start_route(&mut self) {
         self.route = self.route.or(deadline(self.now, self.route_timeout));
+    }
+
+    /// The request is complete or the try has its connection: when it has both, the clock of the try runs.
+    pub(crate) fn start_per_try(&mut self) {
+        if self.connected {
+            self.per_try = self.per_try.or(deadline(self.now, self.per_try_limit));
+        }
     }
 
     /// The next moment at which something may have passed.

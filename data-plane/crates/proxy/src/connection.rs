@@ -30,6 +30,12 @@ pub(crate) struct Connection {
     pub(crate) info: Arc<ConnectionInfo>,
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.worker.pools.disown(self.info.id);
+    }
+}
+
 /// What was learned before the filter chain was known.
 struct Found {
     stream: Rewind<dp_net::stream::Stream>,

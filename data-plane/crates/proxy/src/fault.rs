@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     MissingHost,
     PathEscape,
     Internal(&'static str),
+    /// Another try was faster; never seen outside of `retry.rs`.
+    Overtaken,
     /// The cluster drops this share of its requests (EDS `drop_overloads`).
     Dropped,
     /// A filter answers; the response passes back through the filters.
@@ -55,16 +57,18 @@ struct Answer {
     body: Cow<'static, str>,
 }
 
-const RESET: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+const RESET: &str = "upstream connect error or disconnect/reset before headers. ";
+const REASON: &str = "reset reason: ";
+const RETRIED: &str = "retried and the latest ";
 
 impl Fault {
-    /// The response for a client that has not seen a head yet.
-    pub(crate) fn reply(self) -> LocalReply {
+    /// The response for a client that has not seen a head yet. `retried`: there was more than one try.
+    pub(crate) fn reply(self, retried: bool) -> LocalReply {
         if let Self::Reply(reply) | Self::Replace(reply) = self {
             return *reply;
         }
         let overloaded = matches!(self, Self::Overflow | Self::Dropped);
-        let answer = self.answer();
+        let answer = self.answer(if retried { RETRIED } else { "" });
         let mut reply = LocalReply::new(answer.status, answer.details).body(answer.body.into_owned());
         if let Some(flag) = answer.flag {
             reply = reply.flag(flag);
@@ -75,19 +79,34 @@ impl Fault {
         reply
     }
 
+    /// The status that the cluster's statistics count in the place of a response, as in Envoy.
+    pub(crate) fn upstream_status(&self) -> Option<u16> {
+        match self {
+            Self::NoHealthyUpstream
+            | Self::Overflow
+            | Self::ConnectFailure(_)
+            | Self::ConnectTimeout
+            | Self::UpstreamTermination
+            | Self::UpstreamReset => Some(503),
+            Self::UpstreamProtocol(_) => Some(502),
+            Self::RouteTimeout | Self::PerTryTimeout | Self::PerTryIdleTimeout => Some(504),
+            _ => None,
+        }
+    }
+
     /// Whether nobody is left to answer.
     pub(crate) fn client_is_gone(&self) -> bool {
         matches!(self, Self::DownstreamGone)
     }
 
     #[rustfmt::skip] // a table is read by columns
-    fn answer(&self) -> Answer {
+    fn answer(&self, retried: &str) -> Answer {
         use Flags as F;
         let row = |status, flag, details: &'static str, body: &'static str| Answer { status, flag, details: details.into(), body: body.into() };
         let reset = |flag, reason: &str| Answer {
             status: 503, flag: Some(flag),
             details: format!("upstream_reset_before_response_started{{{}}}", reason.replace(' ', "_")).into(),
-            body: format!("{RESET}{reason}").into(),
+            body: format!("{RESET}{retried}{REASON}{reason}").into(),
         };
         match self {
             Self::NoRoute => row(404, Some(F::NO_ROUTE_FOUND), "route_not_found", ""),
@@ -98,8 +117,8 @@ impl Fault {
             Self::ConnectFailure(why) => Answer {
                 status: 503, flag: Some(F::UPSTREAM_CONNECTION_FAILURE),
                 details: format!("upstream_reset_before_response_started{{remote_connection_failure|{}}}", why.replace(' ', "_")).into(),
-                body: if why.is_empty() { format!("{RESET}remote connection failure").into() }
-                      else { format!("{RESET}remote connection failure, transport failure reason: {why}").into() },
+                body: if why.is_empty() { format!("{RESET}{retried}{REASON}remote connection failure").into() }
+                      else { format!("{RESET}{retried}{REASON}remote connection failure, transport failure reason: {why}").into() },
             },
             Self::ConnectTimeout => reset(F::UPSTREAM_CONNECTION_FAILURE, "connection timeout"),
             Self::UpstreamTermination => reset(F::UPSTREAM_CONNECTION_TERMINATION, "connection termination"),
@@ -107,7 +126,7 @@ impl Fault {
             Self::UpstreamProtocol(why) => Answer {
                 status: 502, flag: Some(F::UPSTREAM_PROTOCOL_ERROR),
                 details: format!("upstream_reset_before_response_started{{protocol_error{}}}", if why.is_empty() { String::new() } else { format!("|{}", why.replace(' ', "_")) }).into(),
-                body: format!("{RESET}protocol error").into(),
+                body: format!("{RESET}{retried}{REASON}protocol error").into(),
             },
             Self::RouteTimeout => row(504, Some(F::UPSTREAM_REQUEST_TIMEOUT), "response_timeout", "upstream request timeout"),
             Self::PerTryTimeout => row(504, Some(F::UPSTREAM_REQUEST_TIMEOUT), "upstream_per_try_timeout", "upstream request timeout"),
@@ -124,6 +143,7 @@ impl Fault {
             Self::UpgradeRefused => row(403, None, "upgrade_failed", ""),
             Self::MissingHost => row(400, None, "missing_host_header", ""),
             Self::PathEscape => row(400, None, "path_normalization_failed", ""),
+            Self::Overtaken => row(500, None, "overtaken", "Internal Server Error"),
             Self::Dropped => row(503, Some(F::DROP_OVERLOAD), "drop_overload", "drop overload"),
             Self::Reply(_) | Self::Replace(_) => row(500, None, "filter_reply", "Internal Server Error"),
             Self::Internal(details) => row(500, None, details, "Internal Server Error"),
@@ -137,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_a_client_sees_names_the_reason() {
-        let reply = Fault::ConnectFailure("Connection refused".into()).reply();
+        let reply = Fault::ConnectFailure("Connection refused".into()).reply(false);
         assert_eq!(reply.status, 503);
         assert!(reply.flags.has(Flags::UPSTREAM_CONNECTION_FAILURE));
         assert_eq!(
@@ -145,6 +165,6 @@ mod tests {
             "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
              transport failure reason: Connection refused"
         );
-        assert_eq!(Fault::UpstreamReset.reply().details, "upstream_reset_before_response_started{remote_reset}");
+        assert_eq!(Fault::UpstreamReset.reply(false).details, "upstream_reset_before_response_started{remote_reset}");
     }
 }

@@ -27,6 +27,7 @@ use crate::connection::Connection;
 use crate::fault::Fault;
 use crate::finish::{self, Finish};
 use crate::relay::Down;
+use crate::retry::Hedges;
 use crate::shadow::Shadows;
 use crate::stream::{self, Stream};
 use crate::timer::{LazyTimer, deadline, earlier};
@@ -359,6 +360,7 @@ fn begin<'c>(
         target: None,
         needs_tls: false,
         shadows: Shadows::default(),
+        hedges: Hedges::default(),
         set_cookies: Vec::new(),
         timed_out: false,
         down,

@@ -66,10 +66,10 @@ pub(crate) async fn both_ways(
 fn finish(stream: &mut Stream<'_>, upstream: Upstream, result: Result<(), Fault>) -> Result<(), Fault> {
     stream.info.timing.upstream_last_received = Some(stream.since_start(stream.clocks.now));
     let complete = result.is_ok() && stream.body.sent && !stream.reply.tunnelled;
-    if complete {
-        upstream.finish();
-    } else {
-        upstream.cut(result.is_ok());
+    match &result {
+        Ok(()) if complete => upstream.finish(),
+        Err(Fault::UpstreamTermination | Fault::UpstreamReset | Fault::UpstreamProtocol(_)) => upstream.broke(),
+        _ => upstream.cut(result.is_ok()),
     }
     result
 }
@@ -260,6 +260,7 @@ fn complete(stream: &mut Stream<'_>) {
     stream.clocks.request = None;
     stream.info.timing.request_complete = Some(stream.since_start(stream.clocks.now));
     stream.clocks.start_route();
+    stream.clocks.start_per_try();
 }
 
 pub(crate) fn downstream_fault(error: StreamError) -> Fault {
@@ -477,6 +478,9 @@ impl Stream<'_> {
             && let Poll::Ready(error) = self.down.poll_closed(cx)
         {
             return Poll::Ready(downstream_fault(error).into());
+        }
+        if let Poll::Ready(fault) = self.poll_hedges(cx) {
+            return Poll::Ready(fault.into());
         }
         self.clocks.settle();
         loop {

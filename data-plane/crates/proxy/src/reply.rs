@@ -19,7 +19,11 @@ use crate::stream::Stream;
 pub(crate) async fn fault(stream: &mut Stream<'_>, fault: Fault) {
     let passed = !matches!(fault, Fault::Replace(_));
     let is_gone = fault.client_is_gone();
-    let reply = fault.reply();
+    let timed_out = fault.upstream_status() == Some(504);
+    let mut reply = fault.reply(stream.info.upstream.attempts > 1);
+    if timed_out && stream.clocks.timeout_is_204 {
+        (reply.status, reply.body) = (204, Bytes::new());
+    }
     stream.info.flags.set(reply.flags);
     stream.info.details = reply.details.clone();
     if stream.reply.started {

@@ -10,41 +10,35 @@ use std::time::{Duration, SystemTime};
 use dp_http::flags::Flags;
 use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
 use dp_http::{RequestHead, ResponseHead};
-use dp_upstream::endpoint::ActiveRequest;
-use dp_upstream::{
-    Checkout, CheckoutOptions, Cluster, ConnectError, Endpoint, Guard, PickContext, PickError, Resource,
-};
+use dp_upstream::{Checkout, CheckoutOptions, ConnectError, Endpoint, Guard, Outcome, Resource};
 use shared_config::cluster::HttpOptions;
 use shared_config::route::RetryPolicy;
 use stdx::backoff::Backoff;
-use tokio::time::Instant;
 
 use crate::clocks::Expired;
 use crate::fault::Fault;
 use crate::relay::pump_up;
-use crate::retry::decide::{Lost, Tries};
 use crate::route::{self, Chosen};
 use crate::stream::Stream;
-use crate::{destination, normalize, shadow, tunnel};
+use crate::{normalize, shadow, tunnel};
 
 mod decide;
+mod hedge;
+mod pick;
+mod running;
+
+pub(crate) use hedge::Hedges;
+
+use decide::{Lost, Tries, Verdict};
+use hedge::Rival;
+use pick::{Tried, pick};
+use running::Running;
 
 /// A try that brought the head of a response.
 pub(crate) struct Upstream {
     pub(crate) checkout: Checkout,
     pub(crate) head: ResponseHead,
     request: Running,
-}
-
-/// A request in progress at an endpoint: counted where breakers and balancing look.
-struct Running {
-    cluster: Arc<Cluster>,
-    active: Option<ActiveRequest>,
-    _guard: Guard,
-    shard: usize,
-    since: Instant,
-    /// The response was no server error.
-    good: bool,
 }
 
 /// Why a try brought none.
@@ -58,6 +52,8 @@ enum Failure {
         reused: bool,
     },
     PerTry(Expired),
+    /// It takes long, and goes on beside the next one.
+    Slow(Box<Rival>),
 }
 
 impl From<Fault> for Failure {
@@ -68,32 +64,63 @@ impl From<Fault> for Failure {
 
 /// Brings the head of the final response, or the reason why there is none.
 pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upstream, Fault> {
-    let policy = chosen.plan().config.retry.as_ref();
-    let mut tries = Tries::new(policy, &stream.request);
+    let sent = match send_and_retry(stream, chosen).await {
+        Err(Fault::Overtaken) => hedge::winner(stream).ok_or(Fault::Overtaken),
+        other => other,
+    };
+    stream.hedges.cancel();
+    let (stats, shard) = (&chosen.cluster.state.stats, stream.worker.shard);
+    match &sent {
+        Ok(upstream) => upstream.request.charge(&upstream.head, stream.clocks.now),
+        Err(fault) => running::charge_fault(stats, shard, fault),
+    }
+    if stream.body.was_given_up() {
+        stats.retry_or_shadow_abandoned().inc(shard);
+    }
+    stream.body.forget();
+    sent
+}
+
+async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upstream, Fault> {
+    let config = &chosen.plan().config;
+    route::start_clocks(stream, chosen.plan());
+    let policy = config.retry.as_ref();
+    let hedged = config.hedge_on_per_try_timeout;
+    let mut tries = Tries::new(policy, hedged, &mut stream.request, stream.clocks.route_timeout);
     if tries.may_repeat() {
         stream.body.keep(chosen.buffer_limit(stream));
     }
-    route::start_clocks(stream, chosen.plan());
     shadow::send(stream, chosen.plan());
     let mut backoff = back_off(policy);
-    let mut tried: Vec<u64> = Vec::new();
+    let mut tried = Tried::default();
     // Counts against the retry breaker for as long as the retry runs.
-    let mut _retrying: Option<Guard> = None;
+    let mut retrying: Option<Guard> = None;
     loop {
         tries.made += 1;
         stream.body.rewind();
-        let delay = match attempt(stream, chosen, &tries, &mut tried).await {
+        let mut asked = None;
+        match attempt(stream, chosen, &tries, &mut tried).await {
             Ok(upstream) => {
-                let repeat = stream.body.can_replay() && tries.after_response(policy, &upstream.head);
-                _retrying = if repeat { retry_guard(stream, chosen) } else { None };
-                if _retrying.is_none() {
-                    note_exhausted(stream, &tries);
-                    stream.body.forget();
-                    return Ok(upstream);
+                let verdict = tries.after_response(&upstream.head);
+                if verdict == Verdict::Keep && retrying.is_some() {
+                    chosen.cluster.state.stats.upstream_rq_retry_success().inc(stream.worker.shard);
                 }
-                let asked = policy.and_then(|p| decide::asked_delay(p, &upstream.head.headers, unix_now()));
-                upstream.cut(true);
-                asked.unwrap_or_else(|| backoff.next_delay())
+                if !again(stream, chosen, verdict, &mut retrying) {
+                    if verdict == Verdict::Keep || stream.hedges.is_empty() {
+                        return Ok(upstream);
+                    }
+                    upstream.cut_for_retry();
+                    return Err(hedge::outlast(stream, Fault::UpstreamReset).await);
+                }
+                asked = policy.and_then(|p| decide::asked_delay(p, &upstream.head.headers, unix_now()));
+                upstream.cut_for_retry();
+            }
+            Err(Failure::Slow(rival)) => {
+                stream.hedges.add(*rival, &tries.criteria);
+                stream.timed_out = true;
+                if !again(stream, chosen, tries.after_slow(), &mut retrying) {
+                    return Err(hedge::outlast(stream, Fault::PerTryTimeout).await);
+                }
             }
             Err(failure) => {
                 if is_stale(&failure, stream) && tries.after_stale(stream.body.can_replay()) {
@@ -101,33 +128,47 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Ups
                 }
                 let lost = failure.lost();
                 stream.timed_out = lost == Some(Lost::Timeout);
-                let repeat = lost.is_some_and(|lost| stream.body.can_replay() && tries.after_loss(lost));
-                _retrying = if repeat { retry_guard(stream, chosen) } else { None };
-                if _retrying.is_none() {
-                    note_exhausted(stream, &tries);
-                    return Err(failure.fault());
+                let verdict = lost.map_or(Verdict::Keep, |lost| tries.after_loss(lost));
+                if !again(stream, chosen, verdict, &mut retrying) {
+                    return match lost {
+                        Some(_) => Err(hedge::outlast(stream, failure.fault()).await),
+                        None => Err(failure.fault()),
+                    };
                 }
-                backoff.next_delay()
             }
-        };
-        chosen.cluster.state.stats.upstream_rq_retry().inc(stream.worker.shard);
-        wait(stream, delay).await?;
+        }
+        let stats = &chosen.cluster.state.stats;
+        match asked {
+            Some(_) => stats.upstream_rq_retry_backoff_ratelimited(),
+            None => stats.upstream_rq_retry_backoff_exponential(),
+        }
+        .inc(stream.worker.shard);
+        wait(stream, asked.unwrap_or_else(|| backoff.next_delay())).await?;
     }
 }
 
-fn note_exhausted(stream: &mut Stream<'_>, tries: &Tries) {
-    if tries.exhausted {
-        stream.info.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+/// Whether to try once more; if so, takes its place among the retries.
+fn again(stream: &mut Stream<'_>, chosen: &Chosen, verdict: Verdict, retrying: &mut Option<Guard>) -> bool {
+    // The retry before is over: its place is free.
+    *retrying = None;
+    let (stats, shard) = (&chosen.cluster.state.stats, stream.worker.shard);
+    match verdict {
+        Verdict::Keep => return false,
+        Verdict::Spent => {
+            stats.upstream_rq_retry_limit_exceeded().inc(shard);
+            stream.info.flags.set(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            return false;
+        }
+        Verdict::Again if !stream.body.can_replay() => return false,
+        Verdict::Again => {}
     }
-}
-
-/// One more retry, unless too many run.
-fn retry_guard(stream: &mut Stream<'_>, chosen: &Chosen) -> Option<Guard> {
-    let guard = chosen.cluster.admit(Resource::Retries, chosen.priority, stream.worker.index());
-    if guard.is_none() {
+    *retrying = chosen.cluster.admit(Resource::Retries, chosen.priority, stream.worker.index());
+    if retrying.is_none() {
         stream.info.flags.set(Flags::UPSTREAM_OVERFLOW);
+        return false;
     }
-    guard
+    stats.upstream_rq_retry().inc(shard);
+    true
 }
 
 /// Whether a reused connection turned out to be closed, so that sending again cannot do harm: nothing was processed,
@@ -142,34 +183,28 @@ fn is_stale(failure: &Failure, stream: &Stream<'_>) -> bool {
 async fn attempt(
     stream: &mut Stream<'_>,
     chosen: &Chosen,
-    tries: &Tries,
-    tried: &mut Vec<u64>,
+    tries: &Tries<'_>,
+    tried: &mut Tried,
 ) -> Result<Upstream, Failure> {
     // Each try may go to another member of an aggregate.
     let this_try = chosen.for_try(&mut stream.worker.rng());
     let chosen = &*this_try;
-    let cluster = &chosen.cluster;
     let endpoint = pick(stream, chosen, tried)?;
-    let shard = stream.worker.shard;
-    let guard = cluster
-        .admit(Resource::Requests, chosen.priority, stream.worker.index())
-        .ok_or(Failure::Final(Fault::Overflow))?;
-    cluster.state.stats.upstream_rq_total().inc(shard);
-    cluster.state.stats.upstream_rq_active().inc(shard);
-    let mut request = Running {
-        cluster: Arc::clone(cluster),
-        active: Some(endpoint.state.begin_request()),
-        _guard: guard,
-        shard,
-        since: stream.clocks.now,
-        good: false,
-    };
+    let mut request = Running::begin(stream, chosen, &endpoint)?;
     stream.info.upstream.attempts = tries.made;
     stream.info.upstream.host = Some(endpoint.address.clone());
     stream.clocks.per_try_limit = tries.per_try;
     stream.clocks.per_try = None;
+    stream.clocks.connected = false;
     stream.clocks.per_try_idle = tries.per_try_idle;
-    let mut checkout = connect(stream, chosen, &endpoint, tries).await?;
+    let mut checkout = match connect(stream, chosen, &endpoint).await {
+        Ok(checkout) => checkout,
+        Err(failure) => {
+            request.lost(&failure, false);
+            return Err(failure);
+        }
+    };
+    request.observe(Outcome::Connected);
     normalize::attempt(stream, chosen, &endpoint, tries.made);
     let end = stream.body.is_empty() && stream.tunnel.is_none();
     stream.body.sent = end;
@@ -180,66 +215,31 @@ async fn attempt(
         Err(error) => Err(Failure::Stream { error, reused }),
     };
     stream.clocks.per_try = None;
+    stream.clocks.connected = false;
     match answered {
         Ok(head) => {
-            request.count(&head, stream.clocks.now, stream.chain().router().is_none_or(|router| router.dynamic_stats));
+            request.answered(&stream.request, &head, stream.clocks.now);
             Ok(Upstream { checkout, head, request })
+        }
+        Err(Failure::PerTry(_)) if tries.hedged && stream.body.sent => {
+            Err(Failure::Slow(Rival::of(stream, checkout, request)))
         }
         Err(failure) => {
             checkout.stream.reset(Reset::Cancel);
-            request.lost(&failure);
+            request.lost(&failure, is_stale(&failure, stream));
             Err(failure)
         }
     }
 }
 
-fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Vec<u64>) -> Result<Arc<Endpoint>, Failure> {
-    let avoid = chosen.plan().config.retry.as_ref().filter(|policy| policy.avoid_previous_hosts);
-    let mut rng = stream.worker.rng();
-    let criteria = chosen.criteria(stream);
-    let sticky = chosen.sticky(stream, tried.len());
-    let mut context = PickContext {
-        criteria: criteria.as_deref(),
-        now: Some(stream.clocks.now),
-        sticky: sticky.as_deref(),
-        place: chosen.place,
-        destination: destination::of_request(&chosen.cluster, stream),
-        hash: chosen.hash,
-        tried: if avoid.is_some() { tried } else { &[] },
-        reselect: avoid.map_or(0, |policy| policy.host_picks),
-        ..PickContext::new(&mut rng, stream.worker.index())
-    };
-    match chosen.cluster.pick(&mut context) {
-        Ok(endpoint) => {
-            tried.push(endpoint.state.id);
-            Ok(endpoint)
-        }
-        Err(PickError::Strict) => {
-            stream.info.upstream.host = None;
-            let status = stream.info.sticky.as_ref().map_or(503, |sticky| sticky.status);
-            Err(Failure::Final(Fault::NoStickyUpstream(status)))
-        }
-        Err(PickError::Full) => Err(Failure::Final(Fault::Overflow)),
-        Err(PickError::Dropped) => Err(Failure::Final(Fault::Dropped)),
-        Err(PickError::Empty | PickError::Unhealthy) => {
-            stream.info.upstream.host = None;
-            Err(Failure::Final(Fault::NoHealthyUpstream))
-        }
-    }
-}
-
 /// Takes a connection to the endpoint, for as long as the client waits.
-async fn connect(
-    stream: &mut Stream<'_>,
-    chosen: &Chosen,
-    endpoint: &Arc<Endpoint>,
-    tries: &Tries,
-) -> Result<Checkout, Failure> {
+async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoint>) -> Result<Checkout, Failure> {
     let cluster = &chosen.cluster;
     let options = CheckoutOptions {
         priority: chosen.priority,
         downstream: stream.request.protocol,
         server_name: cluster.config.http.auto_sni.then(|| server_name(&stream.request, &cluster.config.http).into()),
+        owner: Some(stream.conn.info.id),
     };
     let begun = stream.clocks.now;
     stream.info.timing.upstream_connect_start = Some(stream.since_start(begun));
@@ -261,7 +261,14 @@ async fn connect(
         })
         .await?
     };
-    stream.clocks.per_try = tries.per_try.map(|limit| Instant::now() + limit);
+    stream.clocks.connected = true;
+    if !checkout.reused {
+        stream.clocks.touch();
+        stream.clocks.settle();
+    }
+    if stream.body.complete {
+        stream.clocks.start_per_try();
+    }
     let upstream = &mut stream.info.upstream;
     let connection = &checkout.connection;
     upstream.local.clone_from(&connection.local);
@@ -269,8 +276,6 @@ async fn connect(
     upstream.connection_id = connection.id;
     upstream.tls.clone_from(&connection.tls);
     if !checkout.reused {
-        stream.clocks.touch();
-        stream.clocks.settle();
         stream.info.timing.upstream_connect_complete = Some(stream.since_start(stream.clocks.now));
     }
     Ok(checkout)
@@ -356,7 +361,7 @@ impl Failure {
     /// What the retry policy is asked about; `None` when no try could mend it.
     fn lost(&self) -> Option<Lost> {
         Some(match self {
-            Self::Final(_) => return None,
+            Self::Final(_) | Self::Slow(_) => return None,
             Self::Connect(error) if error.is_overflow() => return None,
             Self::Connect(_) => Lost::Connect,
             Self::Stream { error, .. } if error.kind == StreamErrorKind::Reset(Reset::Refused) => Lost::Refused,
@@ -373,6 +378,7 @@ impl Failure {
             Self::Connect(error) => Fault::ConnectFailure(error.to_string().into()),
             Self::Stream { error, .. } => upstream_fault(&error),
             Self::PerTry(expired) => expired.fault(),
+            Self::Slow(_) => Fault::PerTryTimeout,
         }
     }
 }
@@ -388,62 +394,6 @@ pub(crate) fn upstream_fault(error: &StreamError) -> Fault {
     }
 }
 
-// === impl Running ===
-
-impl Running {
-    /// Counts the response.
-    fn count(&mut self, head: &ResponseHead, now: Instant, by_status: bool) {
-        self.good = head.status < 500;
-        if let Some(active) = &self.active {
-            self.cluster.note_head(active.endpoint(), self.since, now);
-        }
-        if !by_status {
-            return;
-        }
-        let (stats, shard) = (&self.cluster.state.stats, self.shard);
-        match head.status {
-            100..200 => stats.upstream_rq_1xx().inc(shard),
-            200..300 => stats.upstream_rq_2xx().inc(shard),
-            300..400 => stats.upstream_rq_3xx().inc(shard),
-            400..500 => stats.upstream_rq_4xx().inc(shard),
-            _ => stats.upstream_rq_5xx().inc(shard),
-        }
-        stats.upstream_rq().inc(shard, head.status);
-        let took = now.saturating_duration_since(self.since).as_millis();
-        stats.upstream_rq_time().record(shard, u64::try_from(took).unwrap_or(u64::MAX));
-    }
-
-    /// The try brought no head.
-    fn lost(mut self, failure: &Failure) {
-        let (stats, shard) = (&self.cluster.state.stats, self.shard);
-        match failure {
-            Failure::Stream { .. } => stats.upstream_rq_rx_reset().inc(shard),
-            Failure::PerTry(_) => stats.upstream_rq_per_try_timeout().inc(shard),
-            Failure::Final(Fault::RouteTimeout) => stats.upstream_rq_timeout().inc(shard),
-            Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
-            Failure::Connect(_) => {}
-        }
-        if let Some(active) = self.active.as_ref().filter(|_| !matches!(failure, Failure::Final(_))) {
-            self.cluster.note_loss(active.endpoint(), self.since);
-        }
-        self.end(false);
-    }
-
-    fn end(&mut self, success: bool) {
-        if let Some(active) = self.active.take() {
-            active.end(success);
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end(false);
-        self.cluster.state.stats.upstream_rq_active().dec(self.shard);
-        self.cluster.state.stats.upstream_rq_completed().inc(self.shard);
-    }
-}
-
 // === impl Upstream ===
 
 impl Upstream {
@@ -453,13 +403,21 @@ impl Upstream {
     }
 
     /// The exchange is over: the connection may serve again.
-    pub(crate) fn finish(mut self) {
-        let good = self.request.good;
-        if let Some(active) = &self.request.active {
-            self.request.cluster.note_end(active.endpoint(), self.request.since);
-        }
-        self.request.end(good);
+    pub(crate) fn finish(self) {
+        self.request.finish();
         self.checkout.finish();
+    }
+
+    /// Its answer is not the one that is wanted.
+    fn cut_for_retry(self) {
+        self.request.charge_retried(&self.head);
+        self.cut(true);
+    }
+
+    /// The upstream broke off in the middle of the response.
+    pub(crate) fn broke(self) {
+        self.request.observe(Outcome::Failed);
+        self.cut(false);
     }
 
     /// The exchange ends here: the connection is not used again, unless it carries other streams.

@@ -204,9 +204,13 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
             timeout = None;
         }
     }
-    if let Some(ms) = headers.text(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS).and_then(|text| text.parse().ok()) {
-        timeout = Some(Duration::from_millis(ms));
+    if let Some(asked) = asked_timeout(stream) {
+        timeout = Some(asked);
     }
+    let headers = &mut stream.request.headers;
+    stream.clocks.timeout_is_204 = headers.contains(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
+    headers.remove(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
+    headers.remove(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
     if let Some(idle) = config.idle_timeout {
         stream.clocks.idle = Some(idle).filter(|idle| !idle.is_zero());
     }
@@ -214,6 +218,15 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
     if stream.body.complete && stream.request.method != Method::Connect {
         stream.clocks.start_route();
     }
+}
+
+/// The timeout that an internal client, or a proxy before this one, asks for.
+fn asked_timeout(stream: &Stream<'_>) -> Option<Duration> {
+    let headers = &stream.request.headers;
+    let number = |field| headers.text(field).and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let respected = stream.chain().router().is_some_and(|router| router.respect_expected_rq_timeout);
+    let expected = respected.then(|| number(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)).flatten();
+    expected.or_else(|| number(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS))
 }
 
 /// `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2).

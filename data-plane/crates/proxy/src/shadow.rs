@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dp_http::stream::{ClientStream, Reset, StreamError};
 use dp_http::{Frame, Headers, RequestHead};
 use dp_snapshot::Forward;
-use dp_upstream::{CheckoutOptions, Cluster, Destination, PickContext};
+use dp_upstream::{CheckoutOptions, Cluster, Destination, Outcome, PickContext};
 use tokio::sync::mpsc;
 
 use crate::route;
@@ -104,22 +104,34 @@ async fn run(worker: Rc<Worker>, cluster: Arc<Cluster>, head: RequestHead, mut b
     };
     let Ok((cluster, endpoint)) = picked else { return };
     let options = CheckoutOptions { downstream: head.protocol, ..CheckoutOptions::default() };
-    let Ok(mut checkout) = worker.pools.checkout(&cluster, &endpoint, &options).await else { return };
-    let exchanged = exchange(&mut checkout.stream, &head, &mut body).await;
-    if exchanged.is_ok() {
-        checkout.finish();
-    } else {
-        checkout.stream.reset(Reset::Cancel);
+    let observe = |outcome| cluster.observe(&endpoint, outcome, worker.index());
+    let mut checkout = match worker.pools.checkout(&cluster, &endpoint, &options).await {
+        Ok(checkout) => checkout,
+        Err(error) if error.is_overflow() => return,
+        Err(_) => return observe(Outcome::Failed),
+    };
+    observe(Outcome::Connected);
+    match exchange(&mut checkout.stream, &head, &mut body).await {
+        Ok(Some(status)) => {
+            observe(Outcome::Response(status));
+            checkout.finish();
+        }
+        Ok(None) => checkout.stream.reset(Reset::Cancel),
+        Err(_) => {
+            observe(Outcome::Failed);
+            checkout.stream.reset(Reset::Cancel);
+        }
     }
 }
 
+/// The status of the answer; `None` when the request was given up on its way.
 async fn exchange(
     up: &mut ClientStream,
     head: &RequestHead,
     body: &mut Option<mpsc::Receiver<Piece>>,
-) -> Result<(), StreamError> {
+) -> Result<Option<u16>, StreamError> {
     up.send_head(head, body.is_none())?;
-    let mut answered = false;
+    let mut answered = None;
     poll_fn(|cx| {
         while let Some(pieces) = body {
             if up.poll_ready(cx)?.is_pending() {
@@ -137,20 +149,23 @@ async fn exchange(
                     *body = None;
                 }
                 // The request itself was given up.
-                Poll::Ready(None) => return Poll::Ready(Err(StreamError::CLOSED)),
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
             }
         }
         let _ = up.poll_flush(cx)?;
-        while !answered {
+        let status = loop {
+            if let Some(status) = answered {
+                break status;
+            }
             match up.poll_head(cx)? {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(head) => answered = !head.is_informational(),
+                Poll::Ready(head) => answered = Some(head.status).filter(|_| !head.is_informational()),
             }
-        }
+        };
         loop {
             match up.poll_body(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None | Some(Ok(Frame::Trailers(_)))) => return Poll::Ready(Ok(())),
+                Poll::Ready(None | Some(Ok(Frame::Trailers(_)))) => return Poll::Ready(Ok(Some(status))),
                 Poll::Ready(Some(Ok(Frame::Data(_)))) => {}
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
             }

@@ -18,6 +18,7 @@ use crate::connection::Connection;
 use crate::fault::Fault;
 use crate::finish::Finish;
 use crate::relay::{Down, Held};
+use crate::retry::Hedges;
 use crate::shadow::Shadows;
 use crate::timer::LazyTimer;
 use crate::tunnel::Tunnel;
@@ -47,6 +48,7 @@ pub(crate) struct Stream<'c> {
     /// A chunk of the request that a filter holds up.
     pub(crate) held_request: Option<Box<Held>>,
     pub(crate) shadows: Shadows,
+    pub(crate) hedges: Hedges,
     /// The try before this one ran out of time.
     pub(crate) timed_out: bool,
     /// Cookies that a hash policy made.

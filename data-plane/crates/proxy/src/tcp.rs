@@ -9,7 +9,7 @@ use dp_http::io::Io;
 use dp_http::{Protocol, StreamInfo};
 use dp_net::relay::{Direction, End, relay};
 use dp_snapshot::TcpProxy;
-use dp_upstream::{CheckoutOptions, PickContext, RawConnection};
+use dp_upstream::{CheckoutOptions, Outcome, PickContext, RawConnection};
 use tokio::time::{Instant, timeout};
 
 use crate::connection::Connection;
@@ -101,6 +101,7 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> 
         info.upstream.host = Some(endpoint.address.clone());
         match worker.pools.connect_raw(&cluster, &endpoint, &CheckoutOptions::default()).await {
             Ok(made) => {
+                cluster.observe(&endpoint, Outcome::Carried, worker.index());
                 info.upstream.local.clone_from(&made.connection.local);
                 return Some(made);
             }
@@ -108,7 +109,10 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> 
                 info.flags.set(Flags::UPSTREAM_OVERFLOW);
                 return None;
             }
-            Err(error) => info.upstream.failure = Some(error.to_string().into()),
+            Err(error) => {
+                cluster.observe(&endpoint, Outcome::Failed, worker.index());
+                info.upstream.failure = Some(error.to_string().into());
+            }
         }
         tried.push(endpoint.state.id);
     }

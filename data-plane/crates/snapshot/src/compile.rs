@@ -56,6 +56,8 @@ pub struct Environment {
     pub bell: Bell,
     /// What DNS found, by cluster.
     pub resolved: BTreeMap<String, Resolved>,
+    /// The log of ejections, if there is one.
+    pub outlier_events: Option<Arc<dyn dp_upstream::outlier::EventSink>>,
     /// The cluster of this node, for `add_user_agent`.
     pub node_cluster: Arc<str>,
     /// The cluster that this node is one of, for zone-aware routing.

@@ -76,7 +76,7 @@ fn main() {
     );
     println!("|---|---|---|---|---|");
     for (name, algorithm, weighted) in policies() {
-        let site = Site { registry: Registry::new(2), workers: 1, bell: Bell::default(), local: None };
+        let site = Site { registry: Registry::new(2), workers: 1, bell: Bell::default(), local: None, events: None };
         let mut config = Config::new("bench", Discovery::Static(Assignment::default()));
         config.lb = LbPolicy::of(algorithm);
         let config = Arc::new(config);

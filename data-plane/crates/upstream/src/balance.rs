@@ -46,6 +46,8 @@ pub(crate) struct Draw<'a> {
     pub now: Option<Instant>,
     /// Of clusters with subsets or zone-aware routing.
     pub stats: Option<&'a LbStats>,
+    /// Priorities that take nothing, unless no other one can.
+    pub without: &'a [u32],
 }
 
 /// A level of a cluster, and which of its endpoints.
@@ -139,6 +141,10 @@ impl Tables {
         &self.whole.health
     }
 
+    pub(crate) fn has_priority_besides(&self, without: &[u32]) -> bool {
+        self.whole.load.has_besides(without)
+    }
+
     /// The endpoint for one draw, and whether it was picked in panic.
     pub(crate) fn pick(&self, draw: &mut Draw<'_>) -> Option<(&Arc<Endpoint>, bool)> {
         match &self.subsets {
@@ -179,7 +185,7 @@ impl Part {
             Some(hash) => hash,
             None => draw.rng.u64(..),
         };
-        let Place { level, availability } = draw.place.or_else(|| self.load.choose(hash))?;
+        let Place { level, availability } = draw.place.or_else(|| self.load.choose(hash, draw.without))?;
         let level = self.levels.get(level)?;
         if level.panic && level.fails {
             return None;

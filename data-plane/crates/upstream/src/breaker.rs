@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use shared_config::cluster::Thresholds;
 
+pub(crate) mod gauges;
+
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
@@ -14,6 +16,8 @@ pub enum Resource {
     Pending,
     Requests,
     Retries,
+    /// Sets of connections: one for each worker, endpoint, version of HTTP and name asked for by TLS.
+    Pools,
 }
 
 /// The routing priority of a request.
@@ -27,7 +31,7 @@ pub enum Priority {
 /// The counts of one cluster.
 #[derive(Debug, Default)]
 pub struct Breakers {
-    counts: [[AtomicU32; 4]; 2],
+    counts: [[AtomicU32; 5]; 2],
 }
 
 /// One unit of a resource; given back when dropped.
@@ -56,6 +60,7 @@ impl Breakers {
             Resource::Connections => limits.connections,
             Resource::Pending => limits.pending_requests,
             Resource::Requests => limits.requests,
+            Resource::Pools => limits.connection_pools,
             Resource::Retries => match limits.retry_budget {
                 None => limits.retries,
                 Some(budget) => {

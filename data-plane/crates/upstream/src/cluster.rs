@@ -13,7 +13,7 @@ use dp_http::info::Address;
 use dp_http::{h1, h2};
 use hashbrown::{Equivalent, HashMap, HashSet};
 use rustls::ClientConfig;
-use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
+use shared_config::cluster::{Breakers as Limits, Cluster as Config, Discovery, HappyEyeballs, Thresholds};
 use shared_config::core::Address as ConfigAddress;
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
 use shared_config::lb_policy::LocalityLb;
@@ -22,9 +22,11 @@ use tokio::time::Instant;
 
 use crate::balance::zone::LocalCluster;
 use crate::balance::{Levels, Locality, Place, Rules, Tables};
+use crate::breaker::gauges::Gauges;
 use crate::breaker::{Breakers, Guard, Priority, Resource};
 use crate::dns::cache::DnsCache;
 use crate::endpoint::{Endpoint, EndpointState, Health};
+use crate::outlier::{Detector, EventSink, OutlierStats};
 use crate::refresh::{Bell, HealthChanged};
 use crate::stats::{ClusterStats, LbStats};
 
@@ -45,6 +47,8 @@ pub struct Site {
     pub bell: Bell,
     /// The cluster that this proxy is one of, for zone-aware routing.
     pub local: Option<Arc<LocalCluster>>,
+    /// The log of ejections, if there is one.
+    pub events: Option<Arc<dyn EventSink>>,
 }
 
 /// TLS towards a cluster.
@@ -90,6 +94,8 @@ pub struct Cluster {
     weighted_priority_health: bool,
     workers: usize,
     local: Option<Arc<LocalCluster>>,
+    pub(crate) events: Option<Arc<dyn EventSink>>,
+    registry: Registry,
 }
 
 /// What all versions of a cluster share.
@@ -101,9 +107,13 @@ pub struct ClusterState {
     /// The subsets that were there when that was last told.
     subsets: Mutex<HashSet<u64>>,
     pub breakers: Arc<Breakers>,
+    /// Of the version that serves, for the gauges.
+    limits: Arc<ArcSwap<Limits>>,
+    gauges: ArcSwap<Gauges>,
     /// Told when an endpoint's health changed, so that the tables are made anew.
     pub health_changed: HealthChanged,
     departed: Departed,
+    pub(crate) outliers: Detector,
 }
 
 /// What makes an endpoint the same one in the next version. Hashed by the address only, so that [`At`] finds it.
@@ -205,8 +215,14 @@ impl Cluster {
             weighted_priority_health: assignment.weighted_priority_health,
             workers: site.workers,
             local: site.local.clone(),
+            events: site.events.clone(),
+            registry: site.registry.clone(),
             config,
         };
+        if cluster.config.outlier.is_some() {
+            let scope = || Scope::cluster(&cluster.config.stat_name);
+            cluster.state.outliers.count_with(|| OutlierStats::register(&site.registry, scope()));
+        }
         for locality in &assignment.localities {
             cluster.add(locality, previous, same_connections);
         }
@@ -257,7 +273,8 @@ impl Cluster {
                     departed.unwrap_or_else(|| Arc::new(EndpointState::new(config.hostname.as_str().into())))
                 }
             };
-            let endpoint = endpoint(config, locality, address, state, before);
+            let addresses = addresses(config, &self.config.happy_eyeballs);
+            let endpoint = endpoint(config, locality, (address, addresses), state, before);
             self.known.insert(identity, Arc::clone(&endpoint));
             endpoints.push(endpoint);
         }
@@ -313,7 +330,8 @@ impl Cluster {
         if changed {
             self.state.stats.membership_change().inc(0);
         }
-        self.report();
+        self.state.show_breakers(&self.config, &self.registry);
+        if self.begin_outlier_interval() { self.refresh() } else { self.report() }
     }
 
     /// The cluster is gone: its endpoints are retired.
@@ -333,6 +351,7 @@ impl Cluster {
         // Read first: a change that comes meanwhile makes the tables stale again.
         self.seen.store(self.state.health_changed.count(), Relaxed);
         self.seen_local.store(self.local_changes(), Relaxed);
+        self.end_outlier_interval(now);
         self.tables.store(Arc::new(Tables::build(&self.levels, &self.rules(now))));
         self.report();
     }
@@ -343,9 +362,10 @@ impl Cluster {
             || self.seen_local.load(Relaxed) != self.local_changes()
     }
 
-    /// When the tables have to be made anew even if nothing is told: while slow start holds endpoints back.
+    /// When the tables have to be made anew even if nothing is told: while slow start holds endpoints back, and
+    /// when an interval of outlier detection ends.
     pub fn next_refresh(&self) -> Option<Instant> {
-        self.tables.load().due
+        [self.tables.load().due, self.outlier_interval_ends()].into_iter().flatten().min()
     }
 
     /// How often the local cluster changed, if the tables depend on it.
@@ -355,6 +375,7 @@ impl Cluster {
     }
 
     fn report(&self) {
+        self.recount_ejected();
         let (tables, stats) = (self.tables.load(), &self.state.stats);
         let made = self.on_demand.as_ref().map_or(0, |on_demand| on_demand.len());
         stats.membership_total().set((self.known.len() + made) as u64);
@@ -424,6 +445,10 @@ impl Cluster {
         self.config.connect_timeout
     }
 
+    pub(crate) fn endpoint_count(&self) -> usize {
+        self.known.len()
+    }
+
     /// All endpoints, by priority.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.levels.iter().flatten().flat_map(|locality| &locality.endpoints)
@@ -436,6 +461,11 @@ impl Cluster {
             _ => self.known.get(&At(address)),
         };
         endpoint.filter(|endpoint| self.config.lb.override_host.contains(endpoint.status()))
+    }
+
+    /// Whether a priority that is not among these can take requests.
+    pub fn has_priority_besides(&self, without: &[u32]) -> bool {
+        self.tables.load().has_priority_besides(without)
     }
 
     /// The limits for requests of this priority.
@@ -455,6 +485,7 @@ impl Cluster {
                 Resource::Connections => stats.upstream_cx_overflow(),
                 Resource::Pending | Resource::Requests => stats.upstream_rq_pending_overflow(),
                 Resource::Retries => stats.upstream_rq_retry_overflow(),
+                Resource::Pools => stats.upstream_cx_pool_overflow(),
             }
             .inc(worker + 1);
         }
@@ -465,7 +496,7 @@ impl Cluster {
 fn endpoint(
     config: &EndpointConfig,
     locality: &LocalityEndpoints,
-    address: Address,
+    (address, addresses): (Address, Box<[Address]>),
     state: Arc<EndpointState>,
     before: Option<&Arc<Endpoint>>,
 ) -> Arc<Endpoint> {
@@ -477,6 +508,7 @@ fn endpoint(
     let endpoint = Endpoint {
         state,
         address,
+        addresses,
         weight: config.weight.max(1),
         priority: locality.priority,
         locality: Arc::clone(&locality.locality),
@@ -489,6 +521,15 @@ fn endpoint(
         endpoint.state.became_healthy();
     }
     Arc::new(endpoint)
+}
+
+/// All addresses of an endpoint in the order they are tried; none if it has only the one.
+fn addresses(config: &EndpointConfig, order: &HappyEyeballs) -> Box<[Address]> {
+    if config.additional.is_empty() {
+        return Box::default();
+    }
+    let all: Vec<&ConfigAddress> = std::iter::once(&config.address).chain(&config.additional).collect();
+    order.order(&all).into_iter().filter_map(address).collect()
 }
 
 /// An address to connect to; `None` for a name.
@@ -512,7 +553,19 @@ impl ClusterState {
             breakers: Arc::default(),
             health_changed: HealthChanged::new(site.bell.clone()),
             departed: Departed::default(),
+            limits: Arc::new(ArcSwap::from_pointee(config.breakers.clone())),
+            gauges: ArcSwap::default(),
+            outliers: Detector::new(),
         }
+    }
+}
+
+impl ClusterState {
+    /// Lets the gauges of the circuit breakers tell of a version that takes over.
+    fn show_breakers(&self, config: &Config, registry: &Registry) {
+        self.limits.store(Arc::new(config.breakers.clone()));
+        let gauges = Gauges::show(&self.breakers, &self.limits, registry, || Scope::cluster(&config.stat_name));
+        self.gauges.store(Arc::new(gauges));
     }
 }
 

@@ -13,12 +13,16 @@ use tokio::time::Instant;
 
 use crate::balance::latency::{Latency, stamp};
 
+use crate::outlier::Monitor;
+
 /// An endpoint as one version of its cluster has it.
 #[derive(Debug)]
 pub struct Endpoint {
     pub state: Arc<EndpointState>,
     /// Where connections go.
     pub address: Address,
+    /// All of its addresses in the order they are tried, if it has several.
+    pub addresses: Box<[Address]>,
     /// At least 1.
     pub weight: u32,
     /// 0 is tried first.
@@ -41,12 +45,19 @@ pub struct EndpointState {
     pub hostname: Arc<str>,
     active: AtomicU32,
     connections: AtomicU32,
-    flags: AtomicU32,
+    known: Arc<Known>,
     retired: AtomicBool,
     /// When it became healthy (`latency::stamp`), for slow start.
     healthy_since: AtomicU64,
     pub latency: Latency,
     pub counters: Counters,
+}
+
+/// What stays known of an endpoint when its connections are made anew.
+#[derive(Debug, Default)]
+struct Known {
+    flags: AtomicU32,
+    outlier: Monitor,
 }
 
 /// What `/clusters` shows of an endpoint.
@@ -90,7 +101,7 @@ pub struct ActiveRequest(Arc<EndpointState>);
 impl Endpoint {
     /// What discovery and all checks say together.
     pub fn health(&self) -> Health {
-        let flags = self.state.flags.load(Relaxed);
+        let flags = self.state.known.flags.load(Relaxed);
         match self.discovery {
             HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
             _ if flags & OUT != 0 => Health::Unhealthy,
@@ -139,7 +150,7 @@ impl EndpointState {
             hostname,
             active: AtomicU32::new(0),
             connections: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
+            known: Arc::default(),
             retired: AtomicBool::new(false),
             healthy_since: AtomicU64::new(stamp(Instant::now())),
             latency: Latency::default(),
@@ -149,8 +160,7 @@ impl EndpointState {
 
     /// A new state for the same endpoint, as well as this one is.
     pub(crate) fn renewed(&self) -> Self {
-        let next = Self::new(Arc::clone(&self.hostname));
-        next.flags.store(self.flags.load(Relaxed), Relaxed);
+        let next = Self { known: Arc::clone(&self.known), ..Self::new(Arc::clone(&self.hostname)) };
         next.healthy_since.store(self.healthy_since.load(Relaxed), Relaxed);
         next
     }
@@ -186,13 +196,14 @@ impl EndpointState {
     }
 
     pub fn has(&self, flag: Flag) -> bool {
-        self.flags.load(Relaxed) & flag as u32 != 0
+        self.known.flags.load(Relaxed) & flag as u32 != 0
     }
 
     /// Sets or clears a flag; whether that changed anything. The cluster must be refreshed after a change.
     pub fn set(&self, flag: Flag, on: bool) -> bool {
         let bit = flag as u32;
-        let before = if on { self.flags.fetch_or(bit, Relaxed) } else { self.flags.fetch_and(!bit, Relaxed) };
+        let flags = &self.known.flags;
+        let before = if on { flags.fetch_or(bit, Relaxed) } else { flags.fetch_and(!bit, Relaxed) };
         let changed = (before & bit != 0) != on;
         if changed && !on && bit & OUT != 0 && before & !bit & OUT == 0 {
             self.became_healthy();
@@ -212,6 +223,11 @@ impl EndpointState {
     /// How long it has been healthy at a moment (`latency::stamp`), as far as checks and discovery told.
     pub(crate) fn time_healthy(&self, now: u64) -> Duration {
         Duration::from_millis(now.saturating_sub(self.healthy_since.load(Relaxed)))
+    }
+
+    /// What outlier detection knows of it.
+    pub fn monitor(&self) -> &Monitor {
+        &self.known.outlier
     }
 
     /// No version of the cluster has it any more: its connections close when their last request ends.

@@ -25,8 +25,12 @@ pub struct PickContext<'a> {
     pub hash: Option<u64>,
     /// Endpoints (by id) that should not be picked again.
     pub tried: &'a [u64],
-    /// How many further picks may be made to avoid those in `tried`.
+    /// Whether another endpoint should be picked, if there is one.
+    pub refuse: Option<&'a dyn Fn(&Endpoint) -> bool>,
+    /// How many further picks may be made to avoid those in `tried`, and those refused.
     pub reselect: u32,
+    /// Priorities that take nothing, unless no other one can.
+    pub without: &'a [u32],
     /// What the route asks of the endpoint's metadata (`metadata_match`).
     pub criteria: Option<&'a Criteria>,
     /// The endpoint that a session sticks to.
@@ -66,13 +70,19 @@ impl<'a> PickContext<'a> {
             worker,
             hash: None,
             tried: &[],
+            refuse: None,
             reselect: 0,
+            without: &[],
             criteria: None,
             sticky: None,
             now: None,
             place: None,
             destination: Destination::Unknown,
         }
+    }
+
+    fn is_unwanted(&self, endpoint: &Endpoint) -> bool {
+        self.tried.contains(&endpoint.state.id) || self.refuse.is_some_and(|refuse| refuse(endpoint))
     }
 }
 
@@ -134,28 +144,28 @@ impl Cluster {
             let used = |priority| self.state.breakers.used(priority, Resource::Requests);
             used(Priority::Default).saturating_add(used(Priority::High))
         };
-        let mut draw = Draw {
-            rng: context.rng,
-            hash: context.hash,
-            worker: context.worker,
-            attempt: 0,
-            active: &active,
-            criteria: context.criteria,
-            now: context.now,
-            place: context.place,
-            stats: self.state.lb_stats.get().map(|stats| &**stats),
-        };
         let mut found = None;
         // A table can lag behind an endpoint's health for a moment, so that an endpoint may have to be passed over.
         for attempt in 0..=context.reselect + STALE_PICKS {
-            draw.attempt = attempt;
+            let mut draw = Draw {
+                rng: context.rng,
+                hash: context.hash,
+                worker: context.worker,
+                attempt,
+                active: &active,
+                criteria: context.criteria,
+                now: context.now,
+                place: context.place,
+                stats: self.state.lb_stats.get().map(|stats| &**stats),
+                without: context.without,
+            };
             let Some((endpoint, panic)) = tables.pick(&mut draw) else { break };
             if panic && attempt == 0 {
                 self.state.stats.lb_healthy_panic().inc(context.worker + 1);
             }
             let stale = !panic && endpoint.health() == Health::Unhealthy;
-            let tried = attempt < context.reselect && context.tried.contains(&endpoint.state.id);
-            if !stale && !tried {
+            let unwanted = attempt < context.reselect && context.is_unwanted(endpoint);
+            if !stale && !unwanted {
                 return Ok(Arc::clone(endpoint));
             }
             found = Some(endpoint);

@@ -22,7 +22,7 @@ mod queue;
 pub use connect::ConnectError;
 pub use connection::{Connection, Timing};
 
-use crate::breaker::{Priority, Resource};
+use crate::breaker::{Guard, Priority, Resource};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
 use connect::Wanted;
@@ -36,6 +36,8 @@ pub struct Pools(Rc<Inner>);
 pub(crate) struct Inner {
     worker: usize,
     queues: RefCell<HashMap<Key, Rc<Queue>>>,
+    /// Some queue was made for one downstream connection.
+    any_owned: Cell<bool>,
     next_id: Cell<u64>,
 }
 
@@ -45,6 +47,8 @@ struct Key {
     endpoint: u64,
     wanted: Wanted,
     server_name: Option<Arc<str>>,
+    /// The downstream connection that has it for itself.
+    owner: Option<u64>,
 }
 
 /// What a request asks of its connection.
@@ -55,6 +59,9 @@ pub struct CheckoutOptions {
     pub downstream: Protocol,
     /// The name to ask for by TLS in place of the configured one (`auto_sni`).
     pub server_name: Option<Arc<str>>,
+    /// The id of the client's connection, which may have connections of its own
+    /// (`connection_pool_per_downstream_connection`).
+    pub owner: Option<u64>,
 }
 
 /// A connection, or a place on one, for one request.
@@ -78,7 +85,8 @@ pub struct RawConnection {
 impl Pools {
     /// The pools of worker number `worker`, counted from 0.
     pub fn new(worker: usize) -> Self {
-        Self(Rc::new(Inner { worker, queues: RefCell::default(), next_id: Cell::new(1) }))
+        let any_owned = Cell::new(false);
+        Self(Rc::new(Inner { worker, queues: RefCell::default(), any_owned, next_id: Cell::new(1) }))
     }
 
     /// A stream to send one request on.
@@ -91,8 +99,11 @@ impl Pools {
         endpoint: &Arc<Endpoint>,
         options: &CheckoutOptions,
     ) -> Result<Checkout, ConnectError> {
-        let queue = self.queue(cluster, endpoint, options);
+        let queue = self.queue(cluster, endpoint, options).ok_or(ConnectError::PoolOverflow)?;
         if let Some(ready) = queue.take(cluster) {
+            if cluster.config.preconnect_ratio > 1.0 {
+                queue.grow(cluster, endpoint, options.priority);
+            }
             return Ok(Checkout::new(ready, queue));
         }
         let worker = self.0.worker;
@@ -128,17 +139,39 @@ impl Pools {
         Ok(RawConnection { io: made.io, connection })
     }
 
-    fn queue(&self, cluster: &Cluster, endpoint: &Endpoint, options: &CheckoutOptions) -> Rc<Queue> {
+    /// `None`: the circuit breaker for pools is open.
+    fn queue(&self, cluster: &Cluster, endpoint: &Endpoint, options: &CheckoutOptions) -> Option<Rc<Queue>> {
         let wanted = match (cluster.config.http.protocols, options.downstream) {
             (Protocols::Http1, _) | (Protocols::Downstream, Protocol::Http10 | Protocol::Http11) => Wanted::Http1,
             (Protocols::Http2, _) | (Protocols::Downstream, Protocol::Http2) => Wanted::Http2,
             (Protocols::Auto, _) => Wanted::Negotiated,
         };
-        let key = Key { endpoint: endpoint.state.id, wanted, server_name: options.server_name.clone() };
-        let mut queues = self.0.queues.borrow_mut();
-        Rc::clone(queues.entry(key).or_insert_with_key(|key| {
-            Rc::new(Queue::new(Rc::downgrade(&self.0), self.0.worker, wanted, key.server_name.clone()))
-        }))
+        let owner = options.owner.filter(|_| cluster.config.pool_per_downstream);
+        let key = Key { endpoint: endpoint.state.id, wanted, server_name: options.server_name.clone(), owner };
+        if let Some(queue) = self.0.queues.borrow().get(&key) {
+            return Some(Rc::clone(queue));
+        }
+        let guard = self.pool_guard(cluster, options.priority)?;
+        if owner.is_some() {
+            self.0.any_owned.set(true);
+        }
+        let queue = Rc::new(Queue::new(Rc::downgrade(&self.0), self.0.worker, wanted, key.server_name.clone(), guard));
+        self.0.queues.borrow_mut().insert(key, Rc::clone(&queue));
+        Some(queue)
+    }
+
+    /// A place for one more pool. Pools without connections give up theirs when there is none.
+    fn pool_guard(&self, cluster: &Cluster, priority: Priority) -> Option<Guard> {
+        let breakers = &cluster.state.breakers;
+        let limits = cluster.thresholds(priority);
+        if breakers.used(priority, Resource::Pools) >= breakers.limit(limits, priority, Resource::Pools) {
+            self.forget_empty();
+        }
+        cluster.admit(Resource::Pools, priority, self.0.worker)
+    }
+
+    fn forget_empty(&self) {
+        self.0.queues.borrow_mut().retain(|_, queue| !queue.is_empty() || Rc::strong_count(queue) > 1);
     }
 
     fn next_id(&self) -> u64 {
@@ -150,7 +183,7 @@ impl Pools {
         let all: Vec<Rc<Queue>> = self.0.queues.borrow().values().cloned().collect();
         all.iter().for_each(|queue| queue.sweep(now));
         drop(all);
-        self.0.queues.borrow_mut().retain(|_, queue| !queue.is_empty() || Rc::strong_count(queue) > 1);
+        self.forget_empty();
     }
 
     /// Sweeps once a second for as long as the pools are in use elsewhere; the worker spawns it.
@@ -164,6 +197,16 @@ impl Pools {
             let Some(inner) = pools.upgrade() else { return };
             Self(inner).sweep(now);
         }
+    }
+
+    /// A client's connection ended: those that were only for it close.
+    pub fn disown(&self, owner: u64) {
+        if !self.0.any_owned.get() {
+            return;
+        }
+        let owned: Vec<Rc<Queue>> =
+            self.0.queues.borrow_mut().extract_if(|key, _| key.owner == Some(owner)).map(|(_, queue)| queue).collect();
+        owned.iter().for_each(|queue| queue.close_idle());
     }
 
     /// Closes all idle connections, for a drain.

@@ -27,7 +27,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
     let dynamic = proto.dynamic_resources.clone().unwrap_or_default();
     let (ads, lds, cds) = p.at("dynamic_resources", |p| dynamic_resources(&dynamic, p));
     let manager = proto.cluster_manager.clone().unwrap_or_default();
-    p.at("cluster_manager", |p| cluster_manager(&manager, p));
+    let outlier_event_log = p.at("cluster_manager", |p| cluster_manager(&manager, p));
     let bootstrap = Bootstrap {
         node: proto.node.as_ref().map(|node| p.at("node", |p| node_of(node, p))).unwrap_or_default(),
         static_resources,
@@ -40,6 +40,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
             Some(layered) => p.at("layered_runtime", |p| runtime::layers(layered, p)),
             None => Vec::new(),
         },
+        outlier_event_log,
     };
     if p.count() == before {
         refuse_unknown_clusters(&bootstrap, p);
@@ -130,9 +131,13 @@ fn dynamic_resources(proto: &pb::bootstrap::DynamicResources, p: &mut Problems) 
     (ads, lds, cds)
 }
 
-fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) {
+/// The path of the outlier event log.
+fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> Option<String> {
     // `enable_deferred_cluster_creation`: clusters take no memory per worker until they are used anyway.
-    refuse_set!(p, proto; outlier_detection, upstream_bind_config, load_stats_config);
+    refuse_set!(p, proto; upstream_bind_config, load_stats_config);
+    let outlier = proto.outlier_detection.as_ref()?;
+    p.at("outlier_detection", |p| refuse_set!(p, outlier; event_service));
+    Some(outlier.event_log_path.clone()).filter(|path| !path.is_empty())
 }
 
 fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {

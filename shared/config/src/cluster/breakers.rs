@@ -23,7 +23,7 @@ pub struct Thresholds {
     pub retries: u32,
     /// Takes the place of `retries`.
     pub retry_budget: Option<RetryBudget>,
-    /// Connection pools; we have one for each worker and endpoint, so only 0 would ever bite.
+    /// Sets of connections: one for each worker, endpoint, version of HTTP and name asked for by TLS.
     pub connection_pools: u32,
     /// Report how much is left of each limit.
     pub track_remaining: bool,
@@ -93,9 +93,6 @@ impl Thresholds {
         let default = Self::default();
         if proto.max_connection_pools == Some(0) {
             return p.refuse_at("max_connection_pools", "0 would allow no connection");
-        }
-        if proto.track_remaining {
-            p.warn("track_remaining", "the remaining_* gauges are not reported yet");
         }
         Some(Self {
             connections: proto.max_connections.unwrap_or(default.connections),

@@ -148,8 +148,12 @@ fn what_is_not_implemented_is_refused_by_name() {
     check_refused("eds_cluster_config: {}", "eds_cluster_config: is only for clusters of type EDS");
     check_refused(
         "outlier_detection: {max_ejection_percent: 101}",
-        "outlier_detection: outlier detection is not implemented by weir-proxy; \
-         outlier_detection.max_ejection_percent: must be from 0 to 100",
+        "outlier_detection.max_ejection_percent: must be from 0 to 100",
+    );
+    check_refused(
+        "outlier_detection: {base_ejection_time: 60s, max_ejection_time: 30s, detect_degraded_hosts: true}",
+        "outlier_detection.detect_degraded_hosts: not implemented by weir-proxy; \
+         outlier_detection.max_ejection_time: must not be less than base_ejection_time",
     );
 }
 

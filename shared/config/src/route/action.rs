@@ -13,7 +13,7 @@ use super::template::TemplateRewrite;
 
 mod decode;
 
-pub(super) use self::decode::{Inherited, decode_mirrors};
+pub(super) use self::decode::{Inherited, decode_hedge, decode_mirrors};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteAction {
@@ -30,6 +30,8 @@ pub struct RouteAction {
     pub max_stream_duration: Option<MaxStreamDuration>,
     /// `None`: only what the request's own headers ask for is retried.
     pub retry: Option<RetryPolicy>,
+    /// A try that takes longer than its time goes on while another one is made.
+    pub hedge_on_per_try_timeout: bool,
     pub mirrors: Vec<Mirror>,
     pub hash: Vec<HashPolicy>,
     /// What the metadata of the endpoint must be, in a cluster with subsets.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proto::envoy::config::route::v3 as route;
 
-use super::action::{Inherited, decode_mirrors};
+use super::action::{Inherited, decode_hedge, decode_mirrors};
 use super::{
     Action, DirectResponse, Redirect, RequireTls, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch,
     VirtualHost,
@@ -75,7 +75,7 @@ fn check_unique(hosts: &[VirtualHost], p: &mut Problems) {
 impl VirtualHost {
     fn decode(proto: &route::VirtualHost, outer: &Outer<'_>, p: &mut Problems) -> Option<Self> {
         refuse_set!(p, proto;
-            matcher, virtual_clusters, rate_limits, cors, retry_policy_typed_config, hedge_policy, route_specifiers);
+            matcher, virtual_clusters, rate_limits, cors, retry_policy_typed_config, route_specifiers);
         if proto.name.is_empty() {
             p.refuse_at::<()>("name", "must not be empty");
         }
@@ -88,7 +88,12 @@ impl VirtualHost {
             None => None,
         };
         let mirrors = if proto.request_mirror_policies.is_empty() { outer.mirrors } else { &own_mirrors };
-        let inherited = Inherited { retry: retry.as_ref(), mirrors };
+        let hedge = proto.hedge_policy.as_ref();
+        let inherited = Inherited {
+            retry: retry.as_ref(),
+            hedge_on_per_try_timeout: hedge.is_some_and(|hedge| p.at("hedge_policy", |p| decode_hedge(hedge, p))),
+            mirrors,
+        };
         let buffer_limit = buffer_limit(proto.per_request_buffer_limit_bytes, proto.request_body_buffer_limit, p);
         use route::virtual_host::TlsRequirementType as Type;
         let require_tls = match Type::try_from(proto.require_tls) {

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use proto::envoy::config::route::v3 as route;
+use proto::envoy::extensions::retry::host::omit_canary_hosts::v3 as omit_canary_hosts;
+use proto::envoy::extensions::retry::host::omit_host_metadata::v3 as omit_host_metadata;
 use proto::envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
+use proto::envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
 
-use crate::core::{duration_at, timeout_at};
+use crate::core::{Metadata, duration_at, extension, metadata, timeout_at, unpack};
 use crate::invalid::Problems;
 use crate::matcher::HeaderMatcher;
 use crate::refuse_set;
@@ -26,10 +29,23 @@ pub struct RetryPolicy {
     pub request_headers: Vec<HeaderMatcher>,
     pub back_off: BackOff,
     pub rate_limited: Option<RateLimitedBackOff>,
-    /// Do not pick an endpoint that was tried before.
-    pub avoid_previous_hosts: bool,
+    /// Endpoints that another try should not take.
+    pub avoid: Vec<Avoid>,
     /// How often to pick again when an endpoint is to be avoided.
     pub host_picks: u32,
+    /// After every so many tries the priorities that were tried are left out; `None` never does.
+    pub new_priority_after: Option<u32>,
+}
+
+/// An endpoint to avoid (`retry_host_predicate`).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Avoid {
+    /// One that was tried before.
+    Previous,
+    /// One whose metadata says `canary` in `envoy.lb`.
+    Canary,
+    /// One whose metadata has all of this in `envoy.lb`.
+    Metadata(serde_json::Map<String, serde_json::Value>),
 }
 
 /// Full-jitter exponential back-off.
@@ -133,7 +149,7 @@ impl RetryOn {
 
 impl RetryPolicy {
     pub(super) fn decode(proto: &route::RetryPolicy, p: &mut Problems) -> Option<Self> {
-        refuse_set!(p, proto; retry_priority, retry_options_predicates, refresh_cluster_on_retry);
+        refuse_set!(p, proto; retry_options_predicates, refresh_cluster_on_retry);
         let (retry_on, unknown) = RetryOn::parse(&proto.retry_on);
         if let Some(name) = unknown {
             let names = REASONS.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
@@ -147,9 +163,9 @@ impl RetryPolicy {
                     None
                 }
             });
-        let previous = p.each("retry_host_predicate", &proto.retry_host_predicate, |p, predicate| {
-            is_previous_hosts(predicate, p).then_some(())
-        });
+        let avoid = p.each("retry_host_predicate", &proto.retry_host_predicate, Avoid::decode);
+        let new_priority_after =
+            proto.retry_priority.as_ref().and_then(|priority| p.at("retry_priority", |p| decode_priority(priority, p)));
         let host_picks = match proto.host_selection_retry_max_attempts {
             0 => 1,
             n => u32::try_from(n)
@@ -176,22 +192,80 @@ impl RetryPolicy {
                 Some(limited) => Some(p.at("rate_limited_retry_back_off", |p| RateLimitedBackOff::decode(limited, p))?),
                 None => None,
             },
-            avoid_previous_hosts: !previous.is_empty(),
+            avoid,
             host_picks,
+            new_priority_after,
         })
     }
 }
 
-fn is_previous_hosts(proto: &route::retry_policy::RetryHostPredicate, p: &mut Problems) -> bool {
-    use route::retry_policy::retry_host_predicate::ConfigType;
-    let known = match &proto.config_type {
-        Some(ConfigType::TypedConfig(any)) => any.is::<previous_hosts::PreviousHostsPredicate>(),
-        None => proto.name == "envoy.retry_host_predicates.previous_hosts",
-    };
-    if !known {
-        p.refuse(format!("{:?} is not implemented by weir-proxy; previous_hosts is", proto.name));
+/// The namespace of metadata that balancing looks at.
+const BALANCING: &str = "envoy.lb";
+
+impl Avoid {
+    fn decode(p: &mut Problems, proto: &route::retry_policy::RetryHostPredicate) -> Option<Self> {
+        use route::retry_policy::retry_host_predicate::ConfigType;
+        let any = match &proto.config_type {
+            Some(ConfigType::TypedConfig(any)) => extension(any, p)?,
+            None if proto.name == "envoy.retry_host_predicates.previous_hosts" => return Some(Self::Previous),
+            None if proto.name == "envoy.retry_host_predicates.omit_canary_hosts" => return Some(Self::Canary),
+            None => return p.refuse_at("typed_config", "is required"),
+        };
+        if any.is::<previous_hosts::PreviousHostsPredicate>() {
+            return Some(Self::Previous);
+        }
+        if any.is::<omit_canary_hosts::OmitCanaryHostsPredicate>() {
+            return Some(Self::Canary);
+        }
+        if any.is::<omit_host_metadata::OmitHostMetadataConfig>() {
+            let config: omit_host_metadata::OmitHostMetadataConfig = unpack(&any, p)?;
+            let mut wanted = metadata(config.metadata_match.as_ref());
+            return match wanted.remove(BALANCING) {
+                Some(serde_json::Value::Object(fields)) if wanted.is_empty() && !fields.is_empty() => {
+                    Some(Self::Metadata(fields))
+                }
+                _ => p.refuse_at("typed_config.metadata_match", format!("needs filter_metadata of {BALANCING} only")),
+            };
+        }
+        p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+        None
     }
-    known
+
+    /// Whether it is an endpoint with this metadata that is to be avoided, or one that was `tried`.
+    pub fn matches(&self, metadata: &Metadata, tried: bool) -> bool {
+        let balancing = metadata.get(BALANCING);
+        match self {
+            Self::Previous => tried,
+            Self::Canary => is_canary(metadata),
+            Self::Metadata(wanted) => {
+                balancing.is_some_and(|has| wanted.iter().all(|(key, value)| has.get(key) == Some(value)))
+            }
+        }
+    }
+}
+
+/// Whether an endpoint with this metadata is a canary (`canary: true` in `envoy.lb`).
+pub fn is_canary(metadata: &Metadata) -> bool {
+    metadata.get(BALANCING).and_then(|fields| fields.get("canary")) == Some(&serde_json::Value::Bool(true))
+}
+
+fn decode_priority(proto: &route::retry_policy::RetryPriority, p: &mut Problems) -> Option<u32> {
+    use route::retry_policy::retry_priority::ConfigType;
+    let Some(ConfigType::TypedConfig(any)) = &proto.config_type else {
+        return p.refuse_at("typed_config", "is required");
+    };
+    p.at("typed_config", |p| {
+        let any = extension(any, p)?;
+        if !any.is::<previous_priorities::PreviousPrioritiesConfig>() {
+            p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+            return None;
+        }
+        let config: previous_priorities::PreviousPrioritiesConfig = unpack(&any, p)?;
+        match u32::try_from(config.update_frequency) {
+            Ok(0) | Err(_) => p.refuse_at("update_frequency", "must be more than zero"),
+            Ok(frequency) => Some(frequency),
+        }
+    })
 }
 
 /// The duration in the field `name`, which must be more than zero.

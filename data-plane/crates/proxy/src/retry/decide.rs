@@ -3,6 +3,7 @@
 //! Pure. Follows Envoy's router; adds one retry of its own, for a reused connection that the upstream had already
 //! closed, because that is nobody's fault and would fail requests for no reason.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use dp_http::{HeaderName, Headers, RequestHead, ResponseHead, name};
@@ -22,76 +23,126 @@ pub(crate) enum Lost {
     Timeout,
 }
 
+/// What the policy says of the outcome of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is the answer.
+    Keep,
+    /// Another try is wanted, and none is left.
+    Spent,
+    /// Another try may be made; it is counted already.
+    Again,
+}
+
+/// Which outcomes ask for another try.
+#[derive(Debug, Clone)]
+pub(crate) struct Criteria<'p> {
+    policy: Option<Cow<'p, RetryPolicy>>,
+    on: RetryOn,
+    /// What the request itself names (`x-envoy-retriable-status-codes` and `-header-names`), beside the policy.
+    status_codes: Vec<u16>,
+    header_names: Vec<String>,
+}
+
 /// What a route asks for when a try fails, and how much of it is left.
 #[derive(Debug)]
-pub(crate) struct Tries {
-    on: RetryOn,
+pub(crate) struct Tries<'p> {
+    pub(crate) criteria: Criteria<'p>,
     left: u32,
     /// Tries made.
     pub(crate) made: u32,
-    status_codes: Vec<u16>,
-    /// Another try was wanted, and none was left.
-    pub(crate) exhausted: bool,
     /// The retry for a connection that was closed while idle is still there.
     stale: bool,
     pub(crate) per_try: Option<Duration>,
     pub(crate) per_try_idle: Option<Duration>,
+    /// A try that is slow goes on beside the next one.
+    pub(crate) hedged: bool,
 }
 
-impl Tries {
-    /// What the policy and the request's `x-envoy-*` headers ask for. Those of strangers were removed before.
-    pub(crate) fn new(policy: Option<&RetryPolicy>, request: &RequestHead) -> Self {
+/// What is for us only (Envoy removes it from what the upstream gets).
+static CONSUMED: &[&HeaderName] = &[
+    &name::X_ENVOY_RETRY_ON,
+    &name::X_ENVOY_RETRY_GRPC_ON,
+    &name::X_ENVOY_MAX_RETRIES,
+    &name::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
+    &name::X_ENVOY_RETRIABLE_HEADER_NAMES,
+    &name::X_ENVOY_RETRIABLE_STATUS_CODES,
+    &name::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
+];
+
+impl<'p> Tries<'p> {
+    /// What the policy and the request's `x-envoy-*` headers ask for, which are taken out of it. Those of strangers
+    /// were removed before. `hedged`: by the route; `timeout`: of the whole response.
+    pub(crate) fn new(
+        policy: Option<&'p RetryPolicy>,
+        hedged: bool,
+        request: &mut RequestHead,
+        timeout: Option<Duration>,
+    ) -> Self {
         let mut tries = Self {
-            on: RetryOn::default(),
-            left: 0,
+            criteria: Criteria {
+                policy: policy.map(Cow::Borrowed),
+                on: policy.map(|policy| policy.retry_on).unwrap_or_default(),
+                status_codes: Vec::new(),
+                header_names: Vec::new(),
+            },
+            left: policy.map_or(1, |policy| policy.retries),
             made: 0,
-            status_codes: Vec::new(),
-            exhausted: false,
             stale: true,
-            per_try: None,
-            per_try_idle: None,
+            per_try: policy.and_then(|policy| policy.per_try_timeout),
+            per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
+            hedged,
         };
-        if let Some(policy) = policy {
-            tries.per_try = policy.per_try_timeout;
-            tries.per_try_idle = policy.per_try_idle_timeout;
-            if policy.request_headers.is_empty() || policy.request_headers.iter().any(|m| matches(m, &request.headers))
-            {
-                tries.on = policy.retry_on;
-                tries.left = policy.retries;
-                tries.status_codes.clone_from(&policy.status_codes);
-            }
-        }
         tries.read_headers(request);
+        let asked_for = policy.is_none_or(|policy| {
+            let wanted = &policy.request_headers;
+            wanted.is_empty() || wanted.iter().any(|m| matches(m, &request.headers))
+        });
+        if !asked_for {
+            tries.criteria.on = RetryOn::default();
+        }
+        for field in CONSUMED {
+            request.headers.remove(*field);
+        }
+        let useful = |per_try: &Duration| !per_try.is_zero() && timeout.is_none_or(|timeout| *per_try < timeout);
+        tries.per_try = tries.per_try.filter(useful);
         tries
     }
 
     fn read_headers(&mut self, request: &RequestHead) {
+        let headers = &request.headers;
         for field in [&name::X_ENVOY_RETRY_ON, &name::X_ENVOY_RETRY_GRPC_ON] {
-            if let Some(list) = request.headers.text(field) {
-                self.on = self.on.with(RetryOn::parse(list).0);
-                self.left = self.left.max(1);
+            if let Some(list) = headers.text(field) {
+                self.criteria.on = self.criteria.on.with(RetryOn::parse(list).0);
             }
         }
-        let number = |field: &HeaderName| request.headers.text(field).and_then(|text| text.parse::<u64>().ok());
+        let number = |field: &HeaderName| headers.text(field).and_then(|text| text.parse::<u64>().ok());
         if let Some(retries) = number(&name::X_ENVOY_MAX_RETRIES) {
-            self.left = retries.min(100) as u32;
+            self.left = u32::try_from(retries).unwrap_or(u32::MAX);
         }
         if let Some(ms) = number(&name::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
             self.per_try = Some(Duration::from_millis(ms));
         }
-        if let Some(list) = request.headers.text(&name::X_ENVOY_RETRIABLE_STATUS_CODES) {
-            self.status_codes.extend(list.split(',').filter_map(|code| code.trim().parse::<u16>().ok()));
+        let list = |field: &HeaderName| headers.text(field).into_iter().flat_map(|list| list.split(',').map(str::trim));
+        let codes = list(&name::X_ENVOY_RETRIABLE_STATUS_CODES).filter_map(|code| code.parse::<u16>().ok());
+        self.criteria.status_codes.extend(codes);
+        let names = list(&name::X_ENVOY_RETRIABLE_HEADER_NAMES).filter(|name| !name.is_empty());
+        self.criteria.header_names.extend(names.map(str::to_ascii_lowercase));
+        match headers.get(&name::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT) {
+            Some(b"true") => self.hedged = true,
+            Some(b"false") => self.hedged = false,
+            _ => {}
         }
     }
 
     /// Whether the body has to be kept for another try.
     pub(crate) fn may_repeat(&self) -> bool {
-        self.left > 0 && !self.on.is_empty()
+        self.left > 0 && !self.criteria.on.is_empty()
     }
 
     /// Whether to try again after a try that brought no head. Counts it when so.
-    pub(crate) fn after_loss(&mut self, lost: Lost) -> bool {
-        let on = self.on;
+    pub(crate) fn after_loss(&mut self, lost: Lost) -> Verdict {
+        let on = self.criteria.on;
         let any_reset = on.has(RetryOn::SERVER_ERROR) || on.has(RetryOn::GATEWAY_ERROR) || on.has(RetryOn::RESET);
         let wanted = match lost {
             Lost::Connect => any_reset || on.has(RetryOn::CONNECT_FAILURE) || on.has(RetryOn::RESET_BEFORE_REQUEST),
@@ -99,7 +150,12 @@ impl Tries {
             Lost::Reset { started } => any_reset || (!started && on.has(RetryOn::RESET_BEFORE_REQUEST)),
             Lost::Timeout => any_reset,
         };
-        wanted && self.spend()
+        self.spend_if(wanted)
+    }
+
+    /// Whether to make another try beside one that is slow: whatever the policy retries, it is wanted.
+    pub(crate) fn after_slow(&mut self) -> Verdict {
+        self.spend_if(!self.criteria.on.is_empty())
     }
 
     /// The one retry for a reused connection that turned out to be closed, when the request may be sent again.
@@ -108,30 +164,55 @@ impl Tries {
     }
 
     /// Whether to try again after this response. Counts it when so.
-    pub(crate) fn after_response(&mut self, policy: Option<&RetryPolicy>, head: &ResponseHead) -> bool {
+    pub(crate) fn after_response(&mut self, head: &ResponseHead) -> Verdict {
+        let wanted = self.criteria.wanted(head);
+        self.spend_if(wanted)
+    }
+
+    fn spend_if(&mut self, wanted: bool) -> Verdict {
+        match (wanted, self.left.checked_sub(1)) {
+            (false, _) => Verdict::Keep,
+            (true, None) => Verdict::Spent,
+            (true, Some(left)) => {
+                self.left = left;
+                Verdict::Again
+            }
+        }
+    }
+}
+
+impl Criteria<'_> {
+    /// The same, to outlive the policy it was made from.
+    pub(crate) fn into_owned(self) -> Criteria<'static> {
+        let Self { policy, on, status_codes, header_names } = self;
+        Criteria { policy: policy.map(|policy| Cow::Owned(policy.into_owned())), on, status_codes, header_names }
+    }
+
+    /// Whether a response with this head asks for another try.
+    pub(crate) fn wanted(&self, head: &ResponseHead) -> bool {
         let on = self.on;
         if on.is_empty() {
             return false;
         }
         if head.headers.contains(&name::X_ENVOY_RATELIMITED) {
-            return on.has(RetryOn::ENVOY_RATELIMITED) && self.spend();
+            return on.has(RetryOn::ENVOY_RATELIMITED);
         }
         let status = head.status;
-        let wanted = (on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&status))
+        (on.has(RetryOn::SERVER_ERROR) && (500..600).contains(&status))
             || (on.has(RetryOn::GATEWAY_ERROR) && (502..=504).contains(&status))
             || (on.has(RetryOn::RETRIABLE_4XX) && status == 409)
-            || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && self.status_codes.contains(&status))
-            || (on.has(RetryOn::RETRIABLE_HEADERS)
-                && policy.is_some_and(|p| p.response_headers.iter().any(|m| matches(m, &head.headers))))
-            || grpc_wanted(on, &head.headers);
-        wanted && self.spend()
+            || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && self.status_wanted(status))
+            || (on.has(RetryOn::RETRIABLE_HEADERS) && self.header_wanted(&head.headers))
+            || grpc_wanted(on, &head.headers)
     }
 
-    fn spend(&mut self) -> bool {
-        let any = self.left > 0;
-        self.exhausted |= !any;
-        self.left = self.left.saturating_sub(1);
-        any
+    fn status_wanted(&self, status: u16) -> bool {
+        self.status_codes.contains(&status) || self.policy.as_ref().is_some_and(|p| p.status_codes.contains(&status))
+    }
+
+    fn header_wanted(&self, headers: &Headers) -> bool {
+        self.header_names.iter().any(|name| headers.contains(name.as_str()))
+            || self.policy.as_ref().is_some_and(|p| p.response_headers.iter().any(|m| matches(m, headers)))
     }
 }
 
@@ -170,5 +251,9 @@ pub(crate) fn asked_delay(config: &RetryPolicy, headers: &Headers, unix_now: u64
         };
         Some(Duration::from_secs(seconds))
     })?;
-    (delay <= limits.max).then_some(delay)
+    // A little more, so that not all come at once.
+    (delay <= limits.max).then(|| delay.mul_f64(1.0 + fastrand::f64() / 2.0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,7 @@ pub(crate) fn cluster(
         workers: environment.workers,
         bell: environment.bell.clone(),
         local: environment.local.clone(),
+        events: environment.outlier_events.clone(),
     };
     let cluster = Cluster::compile(Arc::clone(config), &assignment, tls, previous.map(|previous| &**previous), &site);
     Ok(match &config.discovery {

@@ -9,6 +9,8 @@ pub(crate) struct Load {
     healthy: Box<[u32]>,
     degraded: Box<[u32]>,
     pub panic: Box<[bool]>,
+    /// How well each level is, in percent: healthy and degraded.
+    available: Box<[(u32, u32)]>,
 }
 
 /// Which endpoints of a level are meant.
@@ -59,19 +61,56 @@ impl Load {
         let degraded: Vec<u32> = levels.iter().map(|l| l.degraded).collect();
         let available = healths.iter().chain(&degraded).sum::<u32>().min(100);
         let panic: Box<[bool]> = counts.iter().map(|l| available < 100 && l.is_panic(panic_threshold)).collect();
-        if available == 0 && panic_threshold == 0.0 || levels.is_empty() {
-            return Self::first(levels.len(), panic);
+        let load = if available == 0 && panic_threshold == 0.0 || levels.is_empty() {
+            Self::first(levels.len(), panic)
+        } else if panic.iter().all(|panic| *panic) {
+            Self::by_count(&counts, panic)
+        } else {
+            Self::by_health(&healths, &degraded, available, panic)
+        };
+        Self { available: healths.into_iter().zip(degraded).collect(), ..load }
+    }
+
+    /// Whether a level that is not among `without` is available.
+    pub(crate) fn has_besides(&self, without: &[u32]) -> bool {
+        self.besides(without).any(|(_, (healthy, degraded))| healthy + degraded > 0)
+    }
+
+    fn besides<'a>(&'a self, without: &'a [u32]) -> impl Iterator<Item = (usize, (u32, u32))> + Clone + 'a {
+        let left = |index: usize| u32::try_from(index).is_ok_and(|index| !without.contains(&index));
+        self.available.iter().copied().enumerate().filter(move |(index, _)| left(*index))
+    }
+
+    /// The level for a hash among those that are not `without`, each by how well it is.
+    fn choose_besides(&self, point: u32, without: &[u32]) -> Option<Place> {
+        let levels = self.besides(without);
+        let total = levels.clone().map(|(_, (healthy, degraded))| healthy + degraded).sum::<u32>().min(100);
+        if total == 0 {
+            return None;
         }
-        if panic.iter().all(|panic| *panic) {
-            return Self::by_count(&counts, panic);
-        }
-        Self::by_health(&healths, &degraded, available, panic)
+        let healthy = levels.clone().map(|(index, (percent, _))| (index, Availability::Healthy, percent));
+        let degraded = levels.map(|(index, (_, percent))| (index, Availability::Degraded, percent));
+        let mut sum = 0;
+        let mut usable = healthy.chain(degraded).filter(|(.., percent)| *percent > 0);
+        let last = usable.clone().last();
+        usable
+            .find(|(.., percent)| {
+                sum += percent * 100 / total;
+                point <= sum
+            })
+            .or(last)
+            .map(|(level, availability, _)| Place { level, availability })
     }
 
     /// The level and the kind of endpoints for a hash.
-    pub(crate) fn choose(&self, hash: u64) -> Option<Place> {
+    pub(crate) fn choose(&self, hash: u64, without: &[u32]) -> Option<Place> {
         #[allow(clippy::cast_possible_truncation, reason = "at most 100")]
         let point = (hash % 100 + 1) as u32;
+        if !without.is_empty()
+            && let Some(found) = self.choose_besides(point, without)
+        {
+            return Some(found);
+        }
         let mut sum = 0;
         let healthy = self.healthy.iter().map(|load| (load, Availability::Healthy)).enumerate();
         let degraded = self.degraded.iter().map(|load| (load, Availability::Degraded)).enumerate();
@@ -90,7 +129,7 @@ impl Load {
         if let Some(first) = healthy.first_mut() {
             *first = 100;
         }
-        Self { healthy: healthy.into(), degraded: vec![0; count].into(), panic }
+        Self { healthy: healthy.into(), degraded: vec![0; count].into(), panic, ..Self::default() }
     }
 
     /// All levels are in panic: each takes as much as it has endpoints.
@@ -103,7 +142,7 @@ impl Load {
         if let Some(first) = healthy.get_mut(first) {
             *first += rest;
         }
-        Self { degraded: vec![0; counts.len()].into(), healthy: healthy.into(), panic }
+        Self { degraded: vec![0; counts.len()].into(), healthy: healthy.into(), panic, ..Self::default() }
     }
 
     fn by_health(healths: &[u32], degraded: &[u32], available: u32, panic: Box<[bool]>) -> Self {
@@ -119,7 +158,7 @@ impl Load {
         if let Some(first) = healthy.iter_mut().chain(&mut spilled).find(|share| **share > 0) {
             *first += left;
         }
-        Self { healthy: healthy.into(), degraded: spilled.into(), panic }
+        Self { healthy: healthy.into(), degraded: spilled.into(), panic, ..Self::default() }
     }
 }
 

@@ -53,7 +53,7 @@ impl Aggregate {
             view = Arc::new(View::of(&self.members, self.panic_threshold));
             self.view.store(Arc::clone(&view));
         }
-        let chosen = view.load.choose(rng.u64(..))?;
+        let chosen = view.load.choose(rng.u64(..), &[])?;
         let (member, level) = *view.places.get(chosen.level)?;
         Some((self.members.get(member)?, Place { level, ..chosen }))
     }

@@ -202,6 +202,7 @@ fn endpoint(state: Arc<EndpointState>, address: Address) -> Arc<Endpoint> {
     Arc::new(Endpoint {
         state,
         address,
+        addresses: Box::default(),
         weight: 1,
         priority: 0,
         locality: Arc::default(),

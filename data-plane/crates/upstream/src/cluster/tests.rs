@@ -11,7 +11,7 @@ use crate::endpoint::Flag;
 use crate::{Health, PickContext, PickError};
 
 pub(crate) fn site() -> Site {
-    Site { registry: Registry::new(2), workers: 1, bell: Bell::default(), local: None }
+    Site { registry: Registry::new(2), workers: 1, bell: Bell::default(), local: None, events: None }
 }
 
 /// Endpoints 10.0.0.1:80, 10.0.0.2:80 and so on.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use dp_http::Io;
 use dp_http::info::{Address, TlsInfo};
-use dp_net::{DialOptions, Keepalive, Stream, dial};
+use dp_net::{DialOptions, Keepalive, Stream, dial, dial_first};
 use rustls::ClientConfig;
 use rustls::pki_types::{IpAddr, ServerName};
 use tokio::time::{Instant, timeout};
@@ -32,6 +32,8 @@ pub enum ConnectError {
     PendingOverflow,
     #[error("too many connections")]
     ConnectionOverflow,
+    #[error("too many connection pools")]
+    PoolOverflow,
     #[error("connection timeout")]
     Timeout,
     /// Envoy's words, with the system's.
@@ -46,7 +48,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Whether a circuit breaker is open, rather than that connecting failed.
     pub fn is_overflow(&self) -> bool {
-        matches!(self, Self::PendingOverflow | Self::ConnectionOverflow)
+        matches!(self, Self::PendingOverflow | Self::ConnectionOverflow | Self::PoolOverflow)
     }
 }
 
@@ -82,18 +84,15 @@ async fn establish(
         source: cluster.config.source_address,
         keepalive: cluster.config.keepalive.map(|k| Keepalive { time: k.time, interval: k.interval, probes: k.probes }),
     };
-    let stream = dial(&endpoint.address, &options).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
+    let dialled = match &*endpoint.addresses {
+        [] => dial(&endpoint.address, &options).await.map(|stream| (stream, &endpoint.address)),
+        all => dial_first(all, &options).await.map(|(stream, index)| (stream, &all[index])),
+    };
+    let (stream, remote) = dialled.map_err(|error| ConnectError::Connect(reason(&error)))?;
     let local = local_address(&stream);
     let connected = Instant::now();
-    let made = |io: Io, http2, tls, handshake| Made {
-        io,
-        http2,
-        remote: endpoint.address.clone(),
-        local,
-        tls,
-        connected,
-        handshake,
-    };
+    let made =
+        |io: Io, http2, tls, handshake| Made { io, http2, remote: remote.clone(), local, tls, connected, handshake };
     let Some(tls) = &cluster.tls else {
         return Ok(made(Box::new(stream), wanted == Wanted::Http2, None, None));
     };

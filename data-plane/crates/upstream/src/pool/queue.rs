@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Inner;
 use super::connect::{self, ConnectError, Made, Wanted};
 use super::connection::{Connection, Ready, Slot};
-use crate::breaker::{Priority, Resource};
+use crate::breaker::{Guard, Priority, Resource};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
 
@@ -32,6 +32,7 @@ pub(super) struct Queue {
     open: Cell<usize>,
     /// What new connections are made from.
     plan: RefCell<Option<Plan>>,
+    _guard: Guard,
 }
 
 #[derive(Clone)]
@@ -55,7 +56,13 @@ struct Shared {
 }
 
 impl Queue {
-    pub(super) fn new(pools: Weak<Inner>, worker: usize, wanted: Wanted, server_name: Option<Arc<str>>) -> Self {
+    pub(super) fn new(
+        pools: Weak<Inner>,
+        worker: usize,
+        wanted: Wanted,
+        server_name: Option<Arc<str>>,
+        guard: Guard,
+    ) -> Self {
         Self {
             pools,
             worker,
@@ -67,6 +74,7 @@ impl Queue {
             connecting: Cell::new(0),
             open: Cell::new(0),
             plan: RefCell::default(),
+            _guard: guard,
         }
     }
 
@@ -171,7 +179,7 @@ impl Queue {
         let needed = match self.wanted {
             // All who wait will share one connection.
             Wanted::Http2 => 1.min(self.waiting.borrow().len()),
-            _ => self.waiting.borrow().len(),
+            _ => self.needed(plan.cluster.config.preconnect_ratio),
         };
         if self.connecting.get() >= needed {
             return;
@@ -180,6 +188,21 @@ impl Queue {
         self.connecting.set(self.connecting.get() + 1);
         let queue = Rc::clone(self);
         tokio::task::spawn_local(async move { queue.connect(plan, slot).await });
+    }
+
+    /// How many connections should be on their way: one for each that waits, and what is to be there ahead
+    /// (Envoy `per_upstream_preconnect_ratio`).
+    fn needed(&self, ratio: f64) -> usize {
+        let waiting = self.waiting.borrow().len();
+        if ratio <= 1.0 {
+            return waiting;
+        }
+        let there = self.open.get() - self.connecting.get().min(self.open.get());
+        let idle = self.idle.borrow().len();
+        let busy = there.saturating_sub(idle);
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let provisioned = ((busy + waiting) as f64 * ratio).ceil() as usize;
+        provisioned.saturating_sub(busy + idle).max(waiting)
     }
 
     /// A place for one more connection. The first one is always allowed: without it nobody would ever be served.
@@ -209,6 +232,10 @@ impl Queue {
         if let Err(error) = result {
             connect::count_failure(&plan.cluster, &plan.endpoint, self.worker, &error);
             self.fail(error);
+            if self.waiting.borrow().is_empty() {
+                // Nobody needs one now; connecting ahead again and again would only burden an endpoint that is down.
+                return;
+            }
         }
         // Others may wait for whom there was no place before.
         self.follow(plan);

@@ -350,3 +350,116 @@ fn a_raw_connection_carries_bytes_and_counts_until_it_is_dropped() {
         assert_eq!(bench.connections(), 0);
     });
 }
+
+#[test]
+fn a_connection_that_is_too_old_takes_no_more_requests() {
+    on_a_worker(async {
+        let (listener, address) = listen().await;
+        tokio::task::spawn_local(http1(listener));
+        let bench = Bench::new(address, |c| {
+            c.http.max_connection_duration = Some(Duration::from_millis(20));
+            c.http.max_connection_duration_jitter = 50.0;
+        });
+        let checkout = bench.checkout().await.unwrap();
+        let connection = &checkout.connection;
+        let age = connection.expires.unwrap() - connection.timing.began;
+        assert!((Duration::from_millis(20)..=Duration::from_millis(30)).contains(&age), "{age:?}");
+        drop(checkout);
+        bench.get().await;
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        assert!(!bench.get().await);
+        assert_eq!(bench.cluster.state.stats.upstream_cx_max_duration_reached().value(), 1);
+    });
+}
+
+#[test]
+fn connections_are_opened_ahead() {
+    on_a_worker(async {
+        let (listener, address) = listen().await;
+        tokio::task::spawn_local(http1(listener));
+        let bench = Bench::new(address, |c| c.preconnect_ratio = 2.0);
+        let mut held = Vec::new();
+        for number in 1..=3 {
+            held.push(bench.checkout().await.unwrap());
+            while bench.pools.idle() < number {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!((bench.connections(), bench.pools.idle()), (2 * number as u32, number));
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_that_is_down_is_not_connected_to_again_and_again() {
+    on_a_worker(async {
+        let (listener, address) = listen().await;
+        drop(listener);
+        let bench = Bench::new(address, |c| c.preconnect_ratio = 3.0);
+        assert!(bench.checkout().await.is_err());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(bench.cluster.state.stats.upstream_cx_connect_fail().value() <= 3);
+    });
+}
+
+#[test]
+fn another_address_of_the_endpoint_is_used_when_the_first_one_refuses() {
+    on_a_worker(async {
+        let (listener, address) = listen().await;
+        tokio::task::spawn_local(http1(listener));
+        let refusing = listen().await.1;
+        let mut endpoint = EndpointConfig::new(Address::Ip(refusing));
+        endpoint.additional = vec![Address::Ip(address)];
+        let cluster = cluster(config(|_| {}), &Assignment::of(vec![endpoint]));
+        let endpoint = Arc::clone(cluster.endpoints().next().unwrap());
+        let pools = Pools::new(0);
+        let mut checkout = pools.checkout(&cluster, &endpoint, &CheckoutOptions::default()).await.unwrap();
+        get(&mut checkout).await;
+        assert_eq!(checkout.connection.remote.to_string(), address.to_string());
+    });
+}
+
+#[test]
+fn no_more_pools_than_allowed_until_one_is_empty() {
+    on_a_worker(async {
+        let ((first, one), (second, two)) = (listen().await, listen().await);
+        tokio::task::spawn_local(http1(first));
+        tokio::task::spawn_local(http1(second));
+        let endpoints = [one, two].map(|address| EndpointConfig::new(Address::Ip(address)));
+        let limited = config(|c| c.breakers.default.connection_pools = 1);
+        let cluster = cluster(limited, &Assignment::of(endpoints.to_vec()));
+        let all: Vec<_> = cluster.endpoints().cloned().collect();
+        let pools = Pools::new(0);
+        let options = CheckoutOptions::default();
+        let held = pools.checkout(&cluster, &all[0], &options).await.unwrap();
+        let error = pools.checkout(&cluster, &all[1], &options).await.err();
+        assert!(matches!(error, Some(ConnectError::PoolOverflow)), "{error:?}");
+        assert_eq!(cluster.state.stats.upstream_cx_pool_overflow().value(), 1);
+        drop(held);
+        pools.close_idle();
+        assert!(pools.checkout(&cluster, &all[1], &options).await.is_ok());
+    });
+}
+
+#[test]
+fn a_downstream_connection_may_have_connections_of_its_own() {
+    on_a_worker(async {
+        let (listener, address) = listen().await;
+        tokio::task::spawn_local(http1(listener));
+        let bench = Bench::new(address, |c| c.pool_per_downstream = true);
+        let get_for = async |owner| {
+            let options = CheckoutOptions { owner: Some(owner), ..CheckoutOptions::default() };
+            let mut checkout = bench.pools.checkout(&bench.cluster, &bench.endpoint, &options).await.unwrap();
+            get(&mut checkout).await;
+            let reused = checkout.reused;
+            checkout.finish();
+            reused
+        };
+        assert_eq!([get_for(1).await, get_for(2).await, get_for(1).await], [false, false, true]);
+        assert_eq!(bench.connections(), 2);
+        bench.pools.disown(1);
+        assert_eq!((bench.connections(), bench.pools.idle()), (1, 1));
+        assert_eq!([get_for(1).await, get_for(2).await], [false, true]);
+    });
+}

@@ -27,6 +27,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Clone, Copy)]
 pub(in crate::route) struct Inherited<'a> {
     pub(in crate::route) retry: Option<&'a RetryPolicy>,
+    pub(in crate::route) hedge_on_per_try_timeout: bool,
     pub(in crate::route) mirrors: &'a [Mirror],
 }
 
@@ -41,7 +42,7 @@ impl RouteAction {
         refuse_set!(p, proto;
             path_rewrite, early_data_policy, retry_policy_typed_config, rate_limits,
             include_vh_rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy,
-            internal_redirect_action, max_internal_redirects, hedge_policy);
+            internal_redirect_action, max_internal_redirects);
         let cluster = decode_specifier(proto.cluster_specifier.as_ref(), p);
         let path_rewrite = decode_path_rewrite(proto, path, p);
         let host_rewrite = decode_host_rewrite(proto.host_rewrite_specifier.as_ref(), p);
@@ -73,6 +74,10 @@ impl RouteAction {
             max_stream_duration: proto.max_stream_duration.as_ref().map(|max| decode_max_stream_duration(max, p)),
             append_x_forwarded_host: proto.append_x_forwarded_host,
             retry,
+            hedge_on_per_try_timeout: match &proto.hedge_policy {
+                Some(policy) => p.at("hedge_policy", |p| decode_hedge(policy, p)),
+                None => inherited.hedge_on_per_try_timeout,
+            },
             mirrors,
             metadata_match: metadata(proto.metadata_match.as_ref()),
             hash: p.each("hash_policy", &proto.hash_policy, |p, policy| HashPolicy::decode(policy, p)),
@@ -83,6 +88,14 @@ impl RouteAction {
             host_rewrite: host_rewrite?,
         })
     }
+}
+
+/// Whether a try that takes longer than its time goes on beside the next one.
+pub(in crate::route) fn decode_hedge(proto: &route::HedgePolicy, p: &mut Problems) -> bool {
+    // Envoy has fields for more than that, and does nothing with them.
+    p.unimplemented_if("initial_requests", proto.initial_requests.is_some_and(|n| n != 1));
+    refuse_set!(p, proto; additional_request_chance);
+    proto.hedge_on_per_try_timeout
 }
 
 fn decode_specifier(proto: Option<&proto_action::ClusterSpecifier>, p: &mut Problems) -> Option<ClusterSpecifier> {
@@ -265,9 +278,8 @@ fn decode_max_stream_duration(proto: &proto_action::MaxStreamDuration, p: &mut P
 
 pub(in crate::route) fn decode_mirrors(mirrors: &[proto_action::RequestMirrorPolicy], p: &mut Problems) -> Vec<Mirror> {
     p.each("request_mirror_policies", mirrors, |p, proto| {
-        if proto.trace_sampled.is_some() {
-            p.warn("trace_sampled", "has no effect: weir-proxy does not trace mirrored requests");
-        }
+        // Mirrored requests are not traced.
+        p.unimplemented_if("trace_sampled", proto.trace_sampled == Some(true));
         let cluster = cluster_or_header("cluster", &proto.cluster, &proto.cluster_header, p);
         let fraction = match &proto.runtime_fraction {
             Some(fraction) => Some(p.at("runtime_fraction", |p| runtime_fraction(fraction, p))?),

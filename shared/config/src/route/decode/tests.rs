@@ -85,8 +85,11 @@ fn retry_policy_mirrors_and_buffer_limit_are_inherited() {
 fn what_is_wrong_with_a_route_is_refused_by_name() {
     refused(route::RouteAction::default(), ": needs cluster, cluster_header or weighted_clusters");
     refused(
-        route::RouteAction { hedge_policy: Some(Default::default()), ..to_cluster("c") },
-        ".hedge_policy: not implemented by weir-proxy",
+        route::RouteAction {
+            hedge_policy: Some(route::HedgePolicy { initial_requests: Some(2), ..Default::default() }),
+            ..to_cluster("c")
+        },
+        ".hedge_policy.initial_requests: not implemented by weir-proxy",
     );
     refused(
         route::RouteAction {
@@ -97,6 +100,17 @@ fn what_is_wrong_with_a_route_is_refused_by_name() {
             ..to_cluster("c")
         },
         ".retry_policy.retry_back_off.base_interval: is required",
+    );
+    refused(
+        route::RouteAction {
+            request_mirror_policies: vec![route_action::RequestMirrorPolicy {
+                cluster: "m".into(),
+                trace_sampled: Some(true),
+                ..Default::default()
+            }],
+            ..to_cluster("c")
+        },
+        ".request_mirror_policies[0].trace_sampled: not implemented by weir-proxy",
     );
     let weighted = route::WeightedCluster {
         clusters: vec![route::weighted_cluster::ClusterWeight { name: "c".into(), ..Default::default() }],
