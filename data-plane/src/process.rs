@@ -240,6 +240,7 @@ fn engine(
         bell: bell.clone(),
         resolved: BTreeMap::new(),
         outlier_events,
+        left: BTreeMap::new(),
         node_cluster: bootstrap.node.cluster.as_str().into(),
         local: bootstrap
             .local_cluster

@@ -218,6 +218,9 @@ async fn attempt(
     stream.clocks.connected = false;
     match answered {
         Ok(head) => {
+            if endpoint.checked && head.headers.contains("x-envoy-immediate-health-check-fail") {
+                cluster.fail_passively(&endpoint);
+            }
             request.answered(&stream.request, &head, stream.clocks.now);
             Ok(Upstream { checkout, head, request })
         }

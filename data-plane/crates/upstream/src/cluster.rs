@@ -2,7 +2,6 @@
 //!
 //! A version is made from configuration without side effects and takes effect with `take_over`. Never connects.
 
-use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,7 +11,6 @@ use arc_swap::ArcSwap;
 use dp_http::info::Address;
 use dp_http::{h1, h2};
 use hashbrown::{Equivalent, HashMap, HashSet};
-use rustls::ClientConfig;
 use shared_config::cluster::{Breakers as Limits, Cluster as Config, Discovery, HappyEyeballs, Thresholds};
 use shared_config::core::Address as ConfigAddress;
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
@@ -28,14 +26,21 @@ use crate::dns::cache::DnsCache;
 use crate::endpoint::{Endpoint, EndpointState, Health};
 use crate::outlier::{Detector, EventSink, OutlierStats};
 use crate::refresh::{Bell, HealthChanged};
-use crate::stats::{ClusterStats, LbStats};
+use crate::stats::{ClusterStats, HealthCheckStats, LbStats};
 
 mod aggregate;
 mod departed;
+mod health;
+mod identity;
 pub mod on_demand;
+mod tls;
+
+pub(crate) use identity::Identity;
+pub use tls::Tls;
 
 use aggregate::Aggregate;
 use departed::Departed;
+use identity::At;
 use on_demand::OnDemand;
 
 /// What clusters are made for: the process they run in.
@@ -49,23 +54,6 @@ pub struct Site {
     pub local: Option<Arc<LocalCluster>>,
     /// The log of ejections, if there is one.
     pub events: Option<Arc<dyn EventSink>>,
-}
-
-/// TLS towards a cluster.
-#[derive(Clone)]
-pub struct Tls {
-    /// As configured.
-    pub config: Arc<ClientConfig>,
-    /// The same, offering the versions of HTTP by ALPN.
-    pub(crate) http1: Arc<ClientConfig>,
-    pub(crate) http2: Arc<ClientConfig>,
-    pub(crate) negotiated: Arc<ClientConfig>,
-    /// The name to ask for; empty asks for none.
-    pub sni: String,
-    /// The endpoint's host name takes the place of `sni`, if it has one.
-    pub auto_host_sni: bool,
-    /// Reads certificates for logs and filters.
-    pub describe: dp_net::tls::Describe,
 }
 
 /// One version of a cluster.
@@ -96,6 +84,8 @@ pub struct Cluster {
     local: Option<Arc<LocalCluster>>,
     pub(crate) events: Option<Arc<dyn EventSink>>,
     registry: Registry,
+    /// It is warm only when every endpoint was checked.
+    warms: bool,
 }
 
 /// What all versions of a cluster share.
@@ -113,6 +103,8 @@ pub struct ClusterState {
     /// Told when an endpoint's health changed, so that the tables are made anew.
     pub health_changed: HealthChanged,
     departed: Departed,
+    /// Made when the first version with health checks is.
+    health: OnceLock<Arc<HealthCheckStats>>,
     pub(crate) outliers: Detector,
 }
 
@@ -153,25 +145,6 @@ impl Identity {
     }
 }
 
-// === impl Tls ===
-
-impl Tls {
-    /// `config` without a list of protocols offers the versions of HTTP that the cluster speaks.
-    pub fn new(config: Arc<ClientConfig>, sni: String, auto_host_sni: bool, describe: dp_net::tls::Describe) -> Self {
-        let offering = |protocols: &[&[u8]]| {
-            if !config.alpn_protocols.is_empty() {
-                return Arc::clone(&config);
-            }
-            let mut offering = ClientConfig::clone(&config);
-            offering.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-            Arc::new(offering)
-        };
-        let (http1, http2) = (offering(&[b"http/1.1"]), offering(&[b"h2"]));
-        let negotiated = offering(&[b"h2", b"http/1.1"]);
-        Self { config, http1, http2, negotiated, sni, auto_host_sni, describe }
-    }
-}
-
 // === impl Cluster ===
 
 impl Cluster {
@@ -198,7 +171,11 @@ impl Cluster {
             let kept = previous.filter(|_| same_connections).and_then(|previous| previous.on_demand.clone());
             kept.unwrap_or_else(|| Arc::new(OnDemand::new(interval)))
         });
+        if config.health_check.is_some() {
+            state.health.get_or_init(|| HealthCheckStats::register(&site.registry, Scope::cluster(&config.stat_name)));
+        }
         let mut cluster = Self {
+            warms: config.health_check.is_some() && previous.is_none_or(|p| p.config != config || !p.is_warm()),
             seen: AtomicU64::new(state.health_changed.count()),
             seen_local: AtomicU64::new(0),
             aggregate: None,
@@ -225,6 +202,9 @@ impl Cluster {
         }
         for locality in &assignment.localities {
             cluster.add(locality, previous, same_connections);
+        }
+        if let Some(previous) = previous {
+            cluster.keep_leaving(previous);
         }
         cluster.seen_local = AtomicU64::new(cluster.local_changes());
         cluster.tables = ArcSwap::from_pointee(Tables::build(&cluster.levels, &cluster.rules(Instant::now())));
@@ -260,6 +240,7 @@ impl Cluster {
             // A name that was not resolved yet is no endpoint yet.
             let Some(address) = address(&config.address) else { continue };
             let identity = Identity::of(config, &address, logical);
+            let checked = self.config.health_check.is_some() && !config.health_check.disabled;
             if self.known.contains_key(&identity) {
                 continue;
             }
@@ -270,11 +251,12 @@ impl Cluster {
                 // One that left and comes back while its last connections are open is the one it was.
                 None => {
                     let departed = self.state.departed.find(&identity).filter(|_| same_connections);
-                    departed.unwrap_or_else(|| Arc::new(EndpointState::new(config.hostname.as_str().into())))
+                    departed
+                        .unwrap_or_else(|| Arc::new(EndpointState::of_new(config.hostname.as_str().into(), checked)))
                 }
             };
             let addresses = addresses(config, &self.config.happy_eyeballs);
-            let endpoint = endpoint(config, locality, (address, addresses), state, before);
+            let endpoint = endpoint(config, locality, (address, addresses), state, before, checked);
             self.known.insert(identity, Arc::clone(&endpoint));
             endpoints.push(endpoint);
         }
@@ -298,6 +280,7 @@ impl Cluster {
 
     fn rules(&self, now: Instant) -> Rules<'_> {
         Rules {
+            ignore_unchecked: self.config.ignore_new_until_checked,
             policy: &self.config.lb,
             panic_threshold: self.config.panic_threshold,
             overprovisioning: self.overprovisioning,
@@ -312,6 +295,11 @@ impl Cluster {
     /// Takes the place of `previous`: endpoints that are gone are retired, and the statistics tell of this version.
     pub fn take_over(&self, previous: Option<&Cluster>) {
         let kept: hashbrown::HashSet<u64> = self.endpoints().map(|e| e.state.id).collect();
+        // What checks found once means nothing where nobody checks any more.
+        let forgot = self.endpoints().filter(|e| !e.checked && e.state.forget_checks()).count();
+        if forgot > 0 {
+            self.refresh();
+        }
         if self.renewed {
             self.state.departed.clear();
         }
@@ -381,6 +369,7 @@ impl Cluster {
         stats.membership_total().set((self.known.len() + made) as u64);
         stats.membership_healthy().set((tables.healthy + made) as u64);
         stats.membership_degraded().set(tables.degraded as u64);
+        self.report_checks();
         stats.max_host_weight().set(self.endpoints().map(|e| e.weight.into()).max().unwrap_or(0));
         if let (Some(subsets), Some(stats)) = (&tables.subsets, self.state.lb_stats.get()) {
             let now: HashSet<u64> = subsets.ids().collect();
@@ -403,6 +392,11 @@ impl Cluster {
     /// How much output of a connection may wait.
     pub(crate) fn output_limit(&self) -> usize {
         (self.config.buffer_limit as usize).max(16 * 1024)
+    }
+
+    /// All endpoints with what identifies them over versions.
+    pub(crate) fn identified(&self) -> impl Iterator<Item = (&Identity, &Arc<Endpoint>)> {
+        self.known.iter()
     }
 
     /// What the HTTP/1 codec is told.
@@ -499,6 +493,7 @@ fn endpoint(
     (address, addresses): (Address, Box<[Address]>),
     state: Arc<EndpointState>,
     before: Option<&Arc<Endpoint>>,
+    checked: bool,
 ) -> Arc<Endpoint> {
     let display = if config.observability_name.is_empty() {
         address.to_string().into()
@@ -515,6 +510,8 @@ fn endpoint(
         metadata: Arc::clone(&config.metadata),
         discovery: config.health,
         health_check: config.health_check.clone(),
+        checked,
+        leaving: false,
         display,
     };
     if before.is_some_and(|before| before.health() == Health::Unhealthy) && endpoint.health() != Health::Unhealthy {
@@ -533,7 +530,7 @@ fn addresses(config: &EndpointConfig, order: &HappyEyeballs) -> Box<[Address]> {
 }
 
 /// An address to connect to; `None` for a name.
-fn address(config: &ConfigAddress) -> Option<Address> {
+pub(crate) fn address(config: &ConfigAddress) -> Option<Address> {
     match config {
         ConfigAddress::Ip(address) => Some(Address::Ip(*address)),
         ConfigAddress::Pipe { path, .. } => Some(Address::Pipe(path.as_str().into())),
@@ -556,6 +553,7 @@ impl ClusterState {
             limits: Arc::new(ArcSwap::from_pointee(config.breakers.clone())),
             gauges: ArcSwap::default(),
             outliers: Detector::new(),
+            health: OnceLock::new(),
         }
     }
 }

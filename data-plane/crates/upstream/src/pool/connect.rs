@@ -70,13 +70,16 @@ pub(crate) async fn connect(
     wanted: Wanted,
     server_name: Option<&str>,
 ) -> Result<Made, ConnectError> {
-    let connecting = establish(cluster, endpoint, wanted, server_name);
+    let connecting = establish(cluster, endpoint, &endpoint.address, None, wanted, server_name);
     timeout(cluster.connect_timeout(), connecting).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn establish(
+/// Connects at `address`, with `offer` in place of the cluster's TLS if that is given. The caller has the deadline.
+pub(crate) async fn establish(
     cluster: &Cluster,
     endpoint: &Endpoint,
+    address: &Address,
+    offer: Option<&Arc<ClientConfig>>,
     wanted: Wanted,
     server_name: Option<&str>,
 ) -> Result<Made, ConnectError> {
@@ -85,8 +88,10 @@ async fn establish(
         keepalive: cluster.config.keepalive.map(|k| Keepalive { time: k.time, interval: k.interval, probes: k.probes }),
     };
     let dialled = match &*endpoint.addresses {
-        [] => dial(&endpoint.address, &options).await.map(|stream| (stream, &endpoint.address)),
-        all => dial_first(all, &options).await.map(|(stream, index)| (stream, &all[index])),
+        all if !all.is_empty() && *address == endpoint.address => {
+            dial_first(all, &options).await.map(|(stream, index)| (stream, &all[index]))
+        }
+        _ => dial(address, &options).await.map(|stream| (stream, address)),
     };
     let (stream, remote) = dialled.map_err(|error| ConnectError::Connect(reason(&error)))?;
     let local = local_address(&stream);
@@ -97,7 +102,8 @@ async fn establish(
         return Ok(made(Box::new(stream), wanted == Wanted::Http2, None, None));
     };
     let name = name(tls, endpoint, server_name)?;
-    let handshake = dp_net::tls::connect(stream, tls.for_protocol(wanted), name, tls.describe).await;
+    let config = offer.cloned().unwrap_or_else(|| tls.for_protocol(wanted));
+    let handshake = dp_net::tls::connect(stream, config, name, tls.describe).await;
     let (stream, info) = handshake.map_err(|error| ConnectError::Tls(error.to_string().into()))?;
     let http2 = match wanted {
         Wanted::Http2 => true,
