@@ -12,5 +12,6 @@ mod http1;
 mod http2;
 mod retries;
 mod routing;
+mod stats;
 mod tcp;
 mod upgrades;

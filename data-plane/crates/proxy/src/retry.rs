@@ -166,6 +166,7 @@ async fn attempt(
     };
     stream.info.upstream.attempts = tries.made;
     stream.info.upstream.host = Some(endpoint.address.clone());
+    stream.info.host_metadata.clone_from(&endpoint.shown_metadata);
     stream.clocks.per_try_limit = tries.per_try;
     stream.clocks.per_try = None;
     stream.clocks.per_try_idle = tries.per_try_idle;
@@ -223,6 +224,7 @@ fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Vec<u64>) -> Resul
         Err(PickError::Dropped) => Err(Failure::Final(Fault::Dropped)),
         Err(PickError::Empty | PickError::Unhealthy) => {
             stream.info.upstream.host = None;
+            stream.info.host_metadata = None;
             Err(Failure::Final(Fault::NoHealthyUpstream))
         }
     }

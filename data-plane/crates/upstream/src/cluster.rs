@@ -14,7 +14,7 @@ use dp_http::{h1, h2};
 use hashbrown::{Equivalent, HashMap, HashSet};
 use rustls::ClientConfig;
 use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
-use shared_config::core::Address as ConfigAddress;
+use shared_config::core::{Address as ConfigAddress, Metadata, flatten_metadata};
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
 use shared_config::lb_policy::LocalityLb;
 use shared_telemetry::{Registry, Scope};
@@ -86,6 +86,8 @@ pub struct Cluster {
     names: Option<Arc<DnsCache>>,
     /// The version before has connections that would not do for this one.
     renewed: bool,
+    /// For formatters (`%CLUSTER_METADATA%`).
+    pub shown_metadata: Option<Arc<dp_http::info::Metadata>>,
     overprovisioning: u32,
     weighted_priority_health: bool,
     workers: usize,
@@ -201,6 +203,7 @@ impl Cluster {
             known: HashMap::new(),
             tables: ArcSwap::from_pointee(Tables::empty()),
             drop: assignment.drop.clone(),
+            shown_metadata: shown(&config.metadata),
             overprovisioning: assignment.overprovisioning,
             weighted_priority_health: assignment.weighted_priority_health,
             workers: site.workers,
@@ -481,6 +484,7 @@ fn endpoint(
         priority: locality.priority,
         locality: Arc::clone(&locality.locality),
         metadata: Arc::clone(&config.metadata),
+        shown_metadata: shown(&config.metadata),
         discovery: config.health,
         health_check: config.health_check.clone(),
         display,
@@ -489,6 +493,11 @@ fn endpoint(
         endpoint.state.became_healthy();
     }
     Arc::new(endpoint)
+}
+
+/// Metadata for formatters; `None` when there is none.
+fn shown(metadata: &Metadata) -> Option<Arc<dp_http::info::Metadata>> {
+    (!metadata.is_empty()).then(|| Arc::new(flatten_metadata(metadata)))
 }
 
 /// An address to connect to; `None` for a name.
