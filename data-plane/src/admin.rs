@@ -6,9 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use base64::Engine as _;
-use dp_admin::{Admin, AdminState, Check, ClusterView, Drain, HostView, ListenerView, Ready, ThresholdsView};
+use dp_admin::{
+    Admin, AdminState, Check, ClusterView, Drain, Exchange, HostView, ListenerView, Ready, ThresholdsView, Unready,
+};
 use dp_filters::Health as _;
-use dp_observe::access_log::writer::LogWriter;
+use dp_http::info::{Address, ConnectionInfo};
+use dp_http::{Method, Protocol, RequestHead, ResponseHead, StreamInfo};
+use dp_observe::AccessLog;
+use dp_observe::access_log::writer::{self, LogWriter};
 use dp_snapshot::{Kind, Snapshot};
 use dp_upstream::{Cluster, Endpoint};
 use serde_json::{Value, json};
@@ -33,6 +38,7 @@ pub(crate) struct State {
     pub(crate) progress: Arc<Progress>,
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) logs: LogWriter,
+    pub(crate) access_logs: Vec<AccessLog>,
     pub(crate) sources: OnceLock<dp_ads::Handle>,
     pub(crate) received: Arc<Received>,
 }
@@ -49,20 +55,40 @@ pub(crate) fn bind(bootstrap: &Bootstrap) -> Result<Option<TcpListener>, StartEr
     Ok(Some(listener))
 }
 
+/// Opens the access logs of the admin server.
+pub(crate) fn access_logs(bootstrap: &Bootstrap, logs: &LogWriter) -> Result<Vec<AccessLog>, StartError> {
+    let configured = bootstrap.admin.iter().flat_map(|admin| &admin.access_logs);
+    let refused = |error: dp_observe::access_log::AccessLogError| StartError::Refused {
+        kind: "admin",
+        name: "access_log".to_owned(),
+        reason: error.to_string(),
+    };
+    configured.map(|config| AccessLog::compile(config, logs).map_err(refused)).collect()
+}
+
 /// Serves admin requests for as long as the control thread lives.
-pub(crate) async fn serve(listener: Option<TcpListener>, state: State, registry: Registry, logs: Option<LogHandle>) {
+pub(crate) async fn serve(
+    listener: Option<TcpListener>,
+    state: Arc<State>,
+    registry: Registry,
+    logs: Option<LogHandle>,
+) {
     let Some(listener) = listener else { return };
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot serve admin requests"),
     };
-    let admin = Admin { state: Arc::new(state), registry, logs };
+    let admin = Admin { state, registry, logs };
     dp_admin::serve(listener, Arc::new(admin), std::future::pending()).await;
 }
 
 impl State {
-    fn snapshot(&self) -> Arc<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.engine.lock().live().load()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.health.is_failing()
     }
 
     /// The resources of one kind as they came: static ones, and those of xDS with what became of them.
@@ -162,6 +188,34 @@ impl AdminState for State {
         parts
     }
 
+    fn unready(&self) -> Vec<Unready> {
+        let mut unready = Vec::new();
+        let waiting = |kinds: Vec<Kind>| kinds.into_iter().map(|kind| kind.name().to_owned()).collect();
+        unready.push(Unready { name: "dynamic_resources", targets: waiting(self.progress.waiting()) });
+        let engine = self.engine.lock();
+        for (name, kind) in [("cluster_manager", Kind::Cluster), ("listener_manager", Kind::Listener)] {
+            unready.push(Unready { name, targets: engine.warming(kind) });
+        }
+        unready.retain(|unready| !unready.targets.is_empty());
+        unready
+    }
+
+    fn allows(&self, path: &str) -> bool {
+        let paths = self.bootstrap.admin.as_ref().map_or(&[][..], |admin| &admin.allow_paths);
+        paths.is_empty() || paths.iter().any(|allowed| allowed.matches(path.as_bytes()))
+    }
+
+    fn log(&self, exchange: &Exchange<'_>) {
+        if self.access_logs.is_empty() {
+            return;
+        }
+        let (request, response, info) = logged(exchange);
+        for log in &self.access_logs {
+            log.log_exchange(&info, &request, &response);
+        }
+        writer::flush();
+    }
+
     fn clusters(&self) -> Vec<ClusterView> {
         self.snapshot().clusters().map(|cluster| cluster_view(cluster, &self.bootstrap)).collect()
     }
@@ -219,6 +273,33 @@ impl AdminState for State {
     fn reopen_logs(&self) -> usize {
         self.logs.reopen()
     }
+}
+
+/// An admin request as the access log has it.
+fn logged(exchange: &Exchange<'_>) -> (RequestHead, ResponseHead, StreamInfo) {
+    let host = exchange.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let mut request = RequestHead::new(Method::parse(exchange.method), host, exchange.path);
+    for (name, value) in exchange.headers.iter().filter(|(name, _)| *name != "host") {
+        request.headers.append(name.as_str(), value.as_bytes());
+    }
+    let connection = ConnectionInfo {
+        id: 0,
+        direct_remote: Address::Ip(exchange.remote),
+        remote: Address::Ip(exchange.remote),
+        local: Address::Ip(exchange.local),
+        tls: None,
+        requested_server_name: None,
+        start: SystemTime::now(),
+        listener: "admin".into(),
+        filter_chain: "".into(),
+    };
+    let duration = exchange.began.elapsed();
+    let start = SystemTime::now() - duration;
+    let mut info = StreamInfo::new(Arc::new(connection), Protocol::Http11, start, exchange.began);
+    info.status = exchange.status;
+    info.duration = Some(duration);
+    info.sizes.sent = exchange.sent as u64;
+    (request, ResponseHead::new(exchange.status), info)
 }
 
 /// A dynamic resource in the form that its dump has in Envoy.

@@ -71,6 +71,11 @@ impl Progress {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&kind);
     }
 
+    /// The kinds that are still to come.
+    pub(crate) fn waiting(&self) -> Vec<Kind> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
     pub(crate) fn is_complete(&self) -> bool {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }

@@ -11,5 +11,6 @@ mod process;
 mod refresh;
 mod signals;
 mod sources;
+mod stats;
 
 pub use process::{Options, Proxy, StartError, validate};

@@ -34,6 +34,7 @@ use crate::control::{Command, Control, Progress, SharedEngine};
 use crate::health::ProcessHealth;
 use crate::outlier_log::OutlierLog;
 use crate::sources::{self, Intake, Reach, Received};
+use crate::stats;
 
 /// What the command line says beside the bootstrap.
 #[derive(Debug, Clone)]
@@ -137,7 +138,9 @@ impl Proxy {
         let received = Arc::new(Received::default());
         let reach = Reach::of(&bootstrap);
         let intake = Intake::new(engine.clone(), Arc::clone(&progress), Arc::clone(&received), reach);
+        let access_logs = admin::access_logs(&bootstrap, &logs)?;
         let state = admin::State {
+            access_logs,
             bootstrap: Arc::new(bootstrap),
             command_line: options.command_line.clone(),
             started: SystemTime::now(),
@@ -149,11 +152,13 @@ impl Proxy {
             sources: std::sync::OnceLock::new(),
             received,
         };
-        let log = options.log.clone();
+        let (log, workers) = (options.log.clone(), options.workers);
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
             let (handle, fetching) = dp_ads::client(setup, intake);
             // Set once, here.
             let _ = state.sources.set(handle);
+            let state = Arc::new(state);
+            let _kept = stats::register(&registry, &state, workers);
             let serving = admin::serve(admin, state, registry, log);
             let sources = async {
                 tokio::join!(fetching, serving);

@@ -140,6 +140,10 @@ impl Consumer for Intake {
         verdict.wanted = to_fetch(self.engine.lock().wanted());
         verdict
     }
+
+    fn is_published(&self) -> bool {
+        self.engine.lock().is_published()
+    }
 }
 
 /// What is referred to, by who fetches it: the streams or a file.

@@ -526,3 +526,56 @@ async fn what_never_comes_is_told_after_the_timeout() {
     })
     .await;
 }
+
+/// A consumer that is asked whether all that came serves.
+struct Asked<F> {
+    consumer: F,
+    published: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl<F: FnMut(Event) -> Verdict + Send> dp_ads::Consumer for Asked<F> {
+    fn on(&mut self, event: Event) -> Verdict {
+        (self.consumer)(event)
+    }
+
+    fn is_published(&self) -> bool {
+        self.published.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_serve_as_a_whole_is_not_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("cds.yaml");
+    let text = format!("resources: [{{\"@type\": \"{}\", name: a, type: EDS}}]", CDS.type_url());
+    std::fs::write(&path, text).expect("written");
+    local(async {
+        let file = FileSource { path: path.clone(), watched_directory: None };
+        let kept = directory.path().join("state");
+        let last_good = dp_ads::LastGoodOptions { directory: kept.clone(), keep_secrets: false };
+        let setup = Setup {
+            node: identity(),
+            streams: Vec::new(),
+            files: vec![FileWanted { kind: CDS, name: String::new(), file, fetch_timeout: None }],
+            wanted: Wanted::default(),
+            last_good: Some(last_good),
+        };
+        let published = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (out, mut events) = mpsc::unbounded_channel();
+        let asked = Asked { consumer: consumer(out), published: Arc::clone(&published) };
+        let (_handle, running) = dp_ads::client(setup, asked);
+        tokio::task::spawn_local(running);
+        tokio::time::timeout(SECONDS, events.recv()).await.expect("in time").expect("the file came");
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        let file = kept.join("last-good.binpb");
+        assert!(!file.exists(), "half a revision was kept");
+        published.store(true, std::sync::atomic::Ordering::SeqCst);
+        let saved = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SECONDS, saved).await.expect("the whole is kept");
+    })
+    .await;
+}

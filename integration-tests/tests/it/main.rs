@@ -17,5 +17,6 @@ mod http2;
 mod outlier;
 mod retries;
 mod routing;
+mod stats;
 mod tcp;
 mod upgrades;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here opens a file or a socket: a `DataSource` names its bytes, whoever compiles the snapshot reads them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -145,6 +146,31 @@ pub struct TcpKeepalive {
 
 /// Free-form data attached to a resource, by namespace. The typed part is kept as JSON too.
 pub type Metadata = std::collections::BTreeMap<String, serde_json::Value>;
+
+/// Static metadata as formatters look it up: filter name → dotted path → text, or JSON text of what is not text. The
+/// empty path is the whole object.
+pub fn flatten_metadata(metadata: &Metadata) -> BTreeMap<String, BTreeMap<String, String>> {
+    let flat = |(name, value): (&String, &serde_json::Value)| {
+        let mut into = BTreeMap::new();
+        flatten(String::new(), value, &mut into);
+        (name.clone(), into)
+    };
+    metadata.iter().map(flat).collect()
+}
+
+fn flatten(path: String, value: &serde_json::Value, into: &mut BTreeMap<String, String>) {
+    if let serde_json::Value::Object(fields) = value {
+        for (name, value) in fields {
+            let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            flatten(below, value, into);
+        }
+    }
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    into.insert(path, text);
+}
 
 // === decode ===
 

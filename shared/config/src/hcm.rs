@@ -2,6 +2,7 @@
 //!
 //! Defaults are Envoy's, and are filled in here; what is `Option` is off, unlimited or the codec's choice without a value.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -90,7 +91,7 @@ pub enum RouteSource {
     /// A resource by name.
     Rds { name: String, source: ConfigSource },
     /// In place.
-    Inline(Box<RouteConfiguration>),
+    Inline(Arc<RouteConfiguration>),
 }
 
 /// An upgrade of HTTP/1 (`websocket`), an extended CONNECT of HTTP/2, or `connect` for CONNECT itself.
@@ -111,8 +112,6 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// From the first byte of a request to the end of its head; 1 minute by default, where Envoy has none.
     pub request_headers: Option<Duration>,
-    /// From the first GOAWAY of a drain to the last; 5 seconds by default.
-    pub drain: Duration,
     /// How long we wait for the client to close after our last byte; 1 second by default, `None` is at once.
     pub delayed_close: Option<Duration>,
 }

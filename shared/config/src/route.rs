@@ -3,6 +3,8 @@
 //! What a route inherits (retry policy, mirrors, buffer limit) is already resolved. Which of two routes wins, and what
 //! the formats in header values mean, is the data plane's business.
 
+use std::sync::Arc;
+
 use crate::core::Metadata;
 use crate::header::Mutations;
 use crate::http_filter::PerRouteConfigs;
@@ -81,13 +83,15 @@ pub struct Route {
     pub headers: Mutations,
     pub filters: PerRouteConfigs,
     pub metadata: Metadata,
+    /// Statistics of its own (`vhost.NAME.route.PREFIX.`); none when empty.
+    pub stat_prefix: String,
     /// Most bytes of a request kept for retries and mirrors; `None` leaves it to the listener.
     pub buffer_limit: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    Route(Box<RouteAction>),
+    Route(Arc<RouteAction>),
     Redirect(Redirect),
     DirectResponse(DirectResponse),
     /// For servers that answer themselves (proxyless gRPC); a proxy answers 500 as Envoy does.

@@ -57,6 +57,7 @@ pub(crate) static PATHS: &[Path] = &[
         Answer::ok()
     }),
     read("/help", "print out list of admin commands", |_, _| Answer::text(StatusCode::OK, help())),
+    read("/init_dump", "dump what waits before it can serve", |admin, _| init_dump(admin)),
     read("/listeners", "print listener info (?format=json)", listeners),
     read("/livez", "whether the process runs", |_, _| Answer::text(StatusCode::OK, "ok\n".into())),
     change("/logging", "query or change logging levels (?level= &paths=NAME:LEVEL,...)", logging),
@@ -176,6 +177,13 @@ fn config_dump(admin: &Admin, query: &Query) -> Answer {
             format!("{} not found in config dump\n", wanted.resource.unwrap_or_default()),
         ),
     }
+}
+
+fn init_dump(admin: &Admin) -> Answer {
+    let unready = admin.state.unready();
+    let dumps: Vec<Value> =
+        unready.iter().map(|unready| json!({ "name": unready.name, "target_names": unready.targets })).collect();
+    Answer::json(&json!({ "unready_targets_dumps": dumps }))
 }
 
 fn drain(admin: &Admin, query: &Query) -> Answer {

@@ -10,4 +10,6 @@ pub mod state;
 mod views;
 
 pub use server::{Admin, serve};
-pub use state::{AdminState, Check, ClusterView, Drain, HostView, ListenerView, Ready, ThresholdsView};
+pub use state::{
+    AdminState, Check, ClusterView, Drain, Exchange, HostView, ListenerView, Ready, ThresholdsView, Unready,
+};

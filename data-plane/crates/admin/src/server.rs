@@ -4,9 +4,10 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -22,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::handlers::{self, Answer, PATHS};
 use crate::query::Query;
-use crate::state::AdminState;
+use crate::state::{AdminState, Exchange};
 
 /// What the admin server works with.
 pub struct Admin {
@@ -49,7 +50,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: impl Future<O
             () = &mut stop => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, remote)) = accepted else {
             // Out of descriptors: the proxy's own connections come first.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -58,16 +59,17 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: impl Future<O
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
         let admin = Arc::clone(&admin);
         connections.spawn(async move {
-            serve_connection(stream, admin).await;
+            serve_connection(stream, remote, admin).await;
             drop(slot);
         });
     }
 }
 
-async fn serve_connection(stream: TcpStream, admin: Arc<Admin>) {
+async fn serve_connection(stream: TcpStream, remote: SocketAddr, admin: Arc<Admin>) {
+    let local = stream.local_addr().unwrap_or(remote);
     let service = service_fn(|request| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(respond(admin, request).await) }
+        async move { Ok::<_, Infallible>(respond(admin, request, remote, local).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -79,16 +81,42 @@ async fn serve_connection(stream: TcpStream, admin: Arc<Admin>) {
     }
 }
 
-async fn respond(admin: Arc<Admin>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let request = request.map(drop);
+async fn respond(
+    admin: Arc<Admin>,
+    request: Request<Incoming>,
+    remote: SocketAddr,
+    local: SocketAddr,
+) -> Response<Full<Bytes>> {
+    let began = Instant::now();
+    let request = Arc::new(request.map(drop));
+    let asked = (Arc::clone(&admin), Arc::clone(&request));
     // A page over 10,000 clusters takes a while to write; nothing else waits for it.
-    match tokio::task::spawn_blocking(move || answer(&admin, &request)).await {
+    let response = match tokio::task::spawn_blocking(move || answer(&asked.0, &asked.1)).await {
         Ok(response) => response,
         Err(_) => to_response(Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed\n".into())),
-    }
+    };
+    admin.state.log(&Exchange {
+        remote,
+        local,
+        method: request.method().as_str(),
+        path: path_and_query(&request),
+        headers: request.headers(),
+        began,
+        status: response.status().as_u16(),
+        sent: hyper::body::Body::size_hint(response.body()).exact().and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+    });
+    response
+}
+
+fn path_and_query(request: &Request<()>) -> &str {
+    request.uri().path_and_query().map_or("/", |path| path.as_str())
 }
 
 pub(crate) fn answer(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
+    let asked = path_and_query(request);
+    if !admin.state.allows(asked) {
+        return to_response(Answer::text(StatusCode::FORBIDDEN, format!("request to path {asked} not allowed\n")));
+    }
     let path = request.uri().path();
     let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
     let Some(found) = PATHS.iter().find(|known| known.path == path) else {

@@ -2,6 +2,10 @@
 //!
 //! Plain values: the server knows no type of the proxy.
 
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use http::HeaderMap;
 use serde_json::{Value, json};
 
 /// Whether the proxy takes traffic.
@@ -90,6 +94,28 @@ pub struct ListenerView {
     pub address: String,
 }
 
+/// What waits for something before it can serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unready {
+    /// Who waits for these.
+    pub name: &'static str,
+    pub targets: Vec<String>,
+}
+
+/// A request that was answered, for the access log.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+    pub method: &'a str,
+    /// With the query.
+    pub path: &'a str,
+    pub headers: &'a HeaderMap,
+    pub began: Instant,
+    pub status: u16,
+    pub sent: usize,
+}
+
 /// The running proxy as the admin server sees it. Called on any thread; nothing here may wait for
 /// the network.
 pub trait AdminState: Send + Sync + 'static {
@@ -104,6 +130,17 @@ pub trait AdminState: Send + Sync + 'static {
     /// The parts of `/config_dump`, each with its `@type`. Endpoints only when asked for. Secrets are blotted out by
     /// the server, whoever forgot to.
     fn config_dump(&self, include_eds: bool) -> Vec<Value>;
+
+    /// What `/init_dump` lists.
+    fn unready(&self) -> Vec<Unready>;
+
+    /// Whether this path, with its query, is answered at all.
+    fn allows(&self, _path: &str) -> bool {
+        true
+    }
+
+    /// Writes the access log.
+    fn log(&self, _exchange: &Exchange<'_>) {}
 
     fn clusters(&self) -> Vec<ClusterView>;
 

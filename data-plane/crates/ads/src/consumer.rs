@@ -67,6 +67,12 @@ impl Wanted {
 /// Takes every event, one at a time, on the control thread.
 pub trait Consumer: Send {
     fn on(&mut self, event: Event) -> Verdict;
+
+    /// Whether all that came so far serves, as a whole: no transaction is open and nothing of one waits. Only then is
+    /// it worth keeping, and only then is the end of a revision acknowledged.
+    fn is_published(&self) -> bool {
+        true
+    }
 }
 
 impl<F: FnMut(Event) -> Verdict + Send> Consumer for F {

@@ -55,6 +55,11 @@ impl Core {
         }
     }
 
+    /// See [`Consumer::is_published`].
+    pub(crate) fn is_published(&self) -> bool {
+        self.consumer.is_published()
+    }
+
     // === events ===
 
     /// Hands over an event that carries nothing to judge.
@@ -174,6 +179,10 @@ pub(crate) async fn save(core: Shared) {
     loop {
         dirty.notified().await;
         tokio::time::sleep(SAVE_AFTER).await;
+        // Half a revision is never kept: a restart would serve it.
+        while !core.borrow().is_published() {
+            tokio::time::sleep(SAVE_AFTER).await;
+        }
         let kept = core.borrow().worth_keeping();
         let store = store.clone();
         // Waiting for a disk must not hold up anything else on this thread.

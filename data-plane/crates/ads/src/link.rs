@@ -22,6 +22,9 @@ use crate::core::Shared;
 use crate::limit::Limit;
 use crate::source::StreamSource;
 
+/// How often a revision that came whole is looked at whether it serves.
+const LOOK_WHETHER_SERVED: Duration = Duration::from_millis(10);
+
 type Later<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>>>>;
 
 enum Phase {
@@ -46,6 +49,8 @@ pub(crate) struct Link {
     requests: Option<mpsc::UnboundedSender<Request>>,
     node_sent: bool,
     limit: Option<Limit>,
+    /// The end of a revision came that does not serve yet; it is acknowledged when it does.
+    unserved: bool,
     /// A request that waits until then for its turn.
     unsent: Option<Request>,
     held_until: Option<Instant>,
@@ -80,6 +85,7 @@ impl Link {
             client: Client::new(source.protocol, source.fetch_timeout),
             backoff: Backoff::new(source.backoff_base, source.backoff_max),
             limit: source.rate_limit.map(|limit| Limit::new(limit, Instant::now())),
+            unserved: false,
             unsent: None,
             held_until: None,
             source: Rc::new(source),
@@ -103,8 +109,10 @@ impl Link {
         let mut phase = self.dial();
         loop {
             self.sync();
+            self.answer_end();
             self.flush();
-            let deadline = self.client.deadline().into_iter().chain(self.held_until).min();
+            let serves = self.unserved.then(|| Instant::now() + LOOK_WHETHER_SERVED);
+            let deadline = self.client.deadline().into_iter().chain(self.held_until).chain(serves).min();
             tokio::select! {
                 // The sender lives as long as the core, which we hold.
                 _ = wanted.changed() => {}
@@ -148,7 +156,7 @@ impl Link {
 
     fn lost(&mut self, reason: &str) -> Phase {
         self.requests = None;
-        self.unsent = None;
+        (self.unsent, self.unserved) = (None, false);
         self.client.disconnected();
         let delay = self.backoff.next_delay();
         if std::mem::take(&mut self.answered) {
@@ -277,7 +285,22 @@ impl Link {
             };
             self.core.borrow_mut().tell(event);
         }
-        self.client.settle(ResourceKind::SnapshotMark, refused);
+        // A newer mark answers for the one before it.
+        self.unserved = refused.is_empty() && !self.core.borrow().is_published();
+        let is_begin =
+            received.upserts.last().is_some_and(|item| matches!(Mark::unpack(&item.any), Ok(Mark::Begin(_))));
+        if is_begin || !self.unserved {
+            self.unserved = false;
+            self.client.settle(ResourceKind::SnapshotMark, refused);
+        }
+    }
+
+    /// Acknowledges the end of a revision once it serves.
+    fn answer_end(&mut self) {
+        if self.unserved && self.core.borrow().is_published() {
+            self.unserved = false;
+            self.client.settle(ResourceKind::SnapshotMark, Vec::new());
+        }
     }
 
     // === time ===

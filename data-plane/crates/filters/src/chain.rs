@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use shared_config::http_filter::{FilterSource, HttpFilter, PerRouteConfig, PerRouteConfigs, router};
 use shared_config::invalid::Problem;
+use shared_telemetry::Registry;
 
 use crate::registry::Filter;
 use crate::services::{Scope, Services};
@@ -60,6 +61,11 @@ impl<'a> Compiler<'a> {
             return self.plain.borrow_mut().get_or_insert_with(|| self.compile(&[])).clone();
         }
         self.compile(levels)
+    }
+
+    /// Where statistics are registered.
+    pub fn registry(&self) -> &'a Registry {
+        self.services.registry
     }
 
     /// What is wrong with the filters of the chains made so far; a snapshot with problems must not be published. The

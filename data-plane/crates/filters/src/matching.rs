@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use dp_http::{HeaderName, RequestHead};
-use percent_encoding::percent_decode_str;
 use shared_config::core::Fraction;
 use shared_config::matcher::HeaderMatcher;
 
@@ -86,29 +85,4 @@ impl HeaderMatch {
 /// Whether a request with this random number is among the share.
 pub(crate) fn admits(fraction: Fraction, random: u64) -> bool {
     random % u64::from(fraction.denominator.max(1)) < u64::from(fraction.numerator)
-}
-
-/// The first value of a query parameter, decoded.
-pub(crate) fn query_parameter<'q>(query: &'q str, name: &str) -> Option<Cow<'q, str>> {
-    let pair = |part: &'q str| part.split_once('=').unwrap_or((part, ""));
-    let (_, value) = query.split('&').map(pair).find(|(key, _)| percent_decode(key) == name)?;
-    Some(percent_decode(value))
-}
-
-pub(crate) fn percent_decode(text: &str) -> Cow<'_, str> {
-    percent_decode_str(text).decode_utf8_lossy()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_query_parameter_is_found_and_decoded() {
-        assert_eq!(query_parameter("a=1&b%20c=d%2fe&a=2", "a").as_deref(), Some("1"));
-        assert_eq!(query_parameter("a=1&b%20c=d%2fe", "b c").as_deref(), Some("d/e"));
-        assert_eq!(query_parameter("a&b=%zz%4", "b").as_deref(), Some("%zz%4"));
-        assert_eq!(query_parameter("a", "a").as_deref(), Some(""));
-        assert_eq!(query_parameter("", "a"), None);
-    }
 }

@@ -7,6 +7,7 @@ mod duration;
 mod json;
 mod operator;
 mod parse;
+pub mod query;
 mod time;
 mod write;
 

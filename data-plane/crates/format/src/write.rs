@@ -1,17 +1,15 @@
 //! What an operator stands for in one stream.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 
 use dp_http::head::Protocol;
 use dp_http::info::{Address, Metadata, PeerCertificate, TlsInfo};
 use dp_http::{Field, Headers, RequestHead, StreamInfo, name};
-use percent_encoding::percent_decode_str;
 
-use crate::Inputs;
 use crate::operator::{
     Certificate, GrpcForm, MetadataSource, Number, Operator, Part, Side, Text, Time, WhichPath, Whose,
 };
+use crate::{Inputs, query};
 
 /// Appends the value to `out`; `false` when there is none, and then nothing was appended.
 pub(crate) fn write_operator(operator: &Operator, inputs: &Inputs<'_>, out: &mut String) -> bool {
@@ -59,8 +57,8 @@ pub(crate) fn write_operator(operator: &Operator, inputs: &Inputs<'_>, out: &mut
         Operator::FilterState(key) => push(out, info.filter_state.as_ref().and_then(|state| state.get(key))),
         Operator::Path { query, which } => push(out, path(inputs, *query, *which)),
         Operator::QueryParameter(parameter) => {
-            let value = inputs.request.and_then(|head| query_parameter(head.query(), parameter));
-            push(out, value.filter(|value| !value.is_empty()).map(percent_decoded))
+            let value = inputs.request.and_then(|head| query::parameter(head.query(), parameter));
+            push(out, value.filter(|value| !value.is_empty()))
         }
     }
 }
@@ -357,18 +355,4 @@ fn path<'a>(inputs: &Inputs<'a>, query: bool, which: WhichPath) -> Option<&'a st
     };
     let path = if query { path } else { path.split(['?', '#']).next().unwrap_or_default() };
     some(path)
-}
-
-/// `%XX` as the byte it stands for, where the whole is text then.
-fn percent_decoded(value: &str) -> Cow<'_, str> {
-    percent_decode_str(value).decode_utf8().unwrap_or(Cow::Borrowed(value))
-}
-
-/// The first value of a parameter, as it stands in the query.
-fn query_parameter<'a>(query: &'a str, parameter: &str) -> Option<&'a str> {
-    query
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .find(|(name, _)| *name == parameter)
-        .map(|p| p.1)
 }

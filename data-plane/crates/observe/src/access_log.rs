@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use dp_format::{DEFAULT_LINE, Format, FormatError, Inputs, JsonFormat, Missing};
+use dp_http::{RequestHead, ResponseHead, StreamInfo};
 use shared_config::access_log as config;
 use shared_config::core::DataSource;
 use shared_config::substitution::{SubstitutionFormat, Template};
@@ -56,6 +57,13 @@ impl AccessLog {
         })?;
         let filter = config.filter.as_ref().map(Filter::compile);
         Ok(Self { filter, line: Arc::new(line), output })
+    }
+
+    /// Writes the line of a request that was answered, without what only a stream through the proxy has.
+    pub fn log_exchange(&self, info: &StreamInfo, request: &RequestHead, response: &ResponseHead) {
+        let inputs =
+            Inputs { info, request: Some(request), response: Some(response), trailers: None, local_reply_body: "" };
+        self.log(&inputs, 0);
     }
 
     /// Writes the line of a request or connection that ended, unless the filter says no. `random` is drawn once a

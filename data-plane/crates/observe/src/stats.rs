@@ -2,7 +2,9 @@
 //!
 //! Only names: who counts is the spine, who shows is the registry.
 
-use shared_telemetry::stats;
+use dp_http::StreamInfo;
+use dp_http::flags::Flags;
+use shared_telemetry::{Scope, stats};
 
 stats! {
     /// `http.STAT_PREFIX.`: one HTTP connection manager.
@@ -12,9 +14,6 @@ stats! {
         counter downstream_cx_destroy,
         counter downstream_cx_destroy_local,
         counter downstream_cx_destroy_remote,
-        counter downstream_cx_destroy_active_rq,
-        counter downstream_cx_destroy_local_active_rq,
-        counter downstream_cx_destroy_remote_active_rq,
         counter downstream_cx_drain_close,
         counter downstream_cx_idle_timeout,
         counter downstream_cx_max_duration_reached,
@@ -52,7 +51,6 @@ stats! {
         counter downstream_rq_ws_on_non_ws_route,
         counter downstream_rq_redirected_with_normalized_path,
         counter downstream_rq_response_before_rq_complete,
-        counter downstream_rq_overload_close,
         histogram downstream_rq_time,
         counter rq_total,
         counter no_route,
@@ -60,6 +58,25 @@ stats! {
         counter rq_redirect,
         counter rq_direct_response,
         counter rq_reset_after_downstream_response_started,
+    }
+}
+
+stats! {
+    /// `vhost.NAME.route.STAT_PREFIX.`: a route that asks for statistics of its own.
+    pub struct RouteStats {
+        counter upstream_rq_total,
+        counter upstream_rq_completed,
+        codes upstream_rq,
+        counter upstream_rq_1xx,
+        counter upstream_rq_2xx,
+        counter upstream_rq_3xx,
+        counter upstream_rq_4xx,
+        counter upstream_rq_5xx,
+        histogram upstream_rq_time,
+        counter upstream_rq_timeout,
+        counter upstream_rq_retry,
+        counter upstream_rq_retry_limit_exceeded,
+        counter upstream_rq_retry_success,
     }
 }
 
@@ -108,33 +125,13 @@ stats! {
 }
 
 stats! {
-    /// `server.`: the process. The control thread sets these.
-    pub struct ServerStats {
-        gauge live,
-        gauge state,
-        gauge uptime,
-        gauge concurrency,
-        gauge memory_allocated,
-        gauge memory_physical_size,
-        gauge total_connections,
-        gauge days_until_first_cert_expiring,
-        gauge hot_restart_epoch,
-        histogram initialization_time_ms,
-    }
-}
-
-stats! {
     /// `listener_manager.`
     pub struct ListenerManagerStats {
         counter listener_added,
         counter listener_modified,
         counter listener_removed,
-        counter listener_create_success,
-        counter listener_create_failure,
         gauge total_listeners_active,
         gauge total_listeners_warming,
-        gauge total_listeners_draining,
-        gauge workers_started,
     }
 }
 
@@ -144,31 +141,8 @@ stats! {
         counter cluster_added,
         counter cluster_modified,
         counter cluster_removed,
-        counter cluster_updated,
         gauge active_clusters,
         gauge warming_clusters,
-    }
-}
-
-stats! {
-    /// `cluster_manager.cds.`, `listener_manager.lds.`, `http.STAT_PREFIX.rds.NAME.`: one subscription.
-    pub struct SubscriptionStats {
-        counter update_attempt,
-        counter update_success,
-        counter update_failure,
-        counter update_rejected,
-        counter init_fetch_timeout,
-        gauge update_time,
-        gauge version,
-    }
-}
-
-stats! {
-    /// `control_plane.`
-    pub struct ControlPlaneStats {
-        gauge connected_state,
-        gauge pending_requests,
-        counter rate_limit_enforced,
     }
 }
 
@@ -181,6 +155,44 @@ stats! {
 
         counter write_dropped,
         counter reopen_failed,
+    }
+}
+
+// === impl RouteStats ===
+
+impl RouteStats {
+    pub fn scope(virtual_host: &str, stat_prefix: &str) -> Scope {
+        Scope::new(&format!("vhost.{virtual_host}.route.{stat_prefix}"), "vhost_route")
+            .label("envoy_virtual_host", virtual_host)
+            .label("envoy_route", stat_prefix)
+    }
+
+    /// Counts a request that was sent on, when it is over.
+    pub fn count(&self, info: &StreamInfo, shard: usize) {
+        self.upstream_rq_total().inc(shard);
+        self.upstream_rq_completed().inc(shard);
+        self.upstream_rq().inc(shard, info.status);
+        match info.status / 100 {
+            1 => self.upstream_rq_1xx().inc(shard),
+            2 => self.upstream_rq_2xx().inc(shard),
+            3 => self.upstream_rq_3xx().inc(shard),
+            4 => self.upstream_rq_4xx().inc(shard),
+            5 => self.upstream_rq_5xx().inc(shard),
+            _ => {}
+        }
+        if let Some(duration) = info.duration {
+            self.upstream_rq_time().record(shard, u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+        }
+        if info.flags.has(Flags::UPSTREAM_REQUEST_TIMEOUT) {
+            self.upstream_rq_timeout().inc(shard);
+        }
+        let retries = u64::from(info.upstream.attempts.saturating_sub(1));
+        self.upstream_rq_retry().add(shard, retries);
+        if info.flags.has(Flags::UPSTREAM_RETRY_LIMIT_EXCEEDED) {
+            self.upstream_rq_retry_limit_exceeded().inc(shard);
+        } else if retries > 0 && info.status < 500 {
+            self.upstream_rq_retry_success().inc(shard);
+        }
     }
 }
 
@@ -202,7 +214,7 @@ impl HttpStats {
 
 #[cfg(test)]
 mod tests {
-    use shared_telemetry::{Registry, Scope, Selection};
+    use shared_telemetry::{Registry, Selection};
 
     use super::*;
 

@@ -83,6 +83,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted:
     }
     stats.downstream_cx_active().dec(shard);
     stats.downstream_cx_destroy().inc(shard);
+    stats.downstream_cx_length_ms().record(shard, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
 }
 
 /// Why a connection ended before its first request.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use dp_format::Inputs;
-use dp_http::{Headers, ResponseHead};
+use dp_http::flags::Flags;
+use dp_http::{Headers, Protocol, ResponseHead};
 use dp_observe::stats::HttpStats;
 use dp_snapshot::Hcm;
 use tokio::time::Instant;
@@ -17,22 +18,38 @@ pub(crate) struct Finish {
     pub(crate) trailers: Option<Headers>,
     stats: Arc<HttpStats>,
     shard: usize,
+    is_tunnel: bool,
 }
 
 // === impl Finish ===
 
 impl Finish {
     /// Counts the stream in.
-    pub(crate) fn begin(hcm: &Hcm, shard: usize) -> Self {
+    pub(crate) fn begin(hcm: &Hcm, protocol: Protocol, shard: usize) -> Self {
         hcm.stats.downstream_rq_total().inc(shard);
         hcm.stats.downstream_rq_active().inc(shard);
-        Self { response: None, trailers: None, stats: Arc::clone(&hcm.stats), shard }
+        match protocol {
+            Protocol::Http2 => hcm.stats.downstream_rq_http2_total(),
+            Protocol::Http10 | Protocol::Http11 => hcm.stats.downstream_rq_http1_total(),
+        }
+        .inc(shard);
+        Self { response: None, trailers: None, stats: Arc::clone(&hcm.stats), shard, is_tunnel: false }
+    }
+
+    /// The stream is bytes only from here on.
+    pub(crate) fn open_tunnel(&mut self) {
+        self.is_tunnel = true;
+        self.stats.downstream_cx_upgrades_total().inc(self.shard);
+        self.stats.downstream_cx_upgrades_active().inc(self.shard);
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
         self.stats.downstream_rq_active().dec(self.shard);
+        if self.is_tunnel {
+            self.stats.downstream_cx_upgrades_active().dec(self.shard);
+        }
     }
 }
 
@@ -65,13 +82,35 @@ pub(crate) fn log(mut stream: Stream<'_>) {
 fn count(stream: &Stream<'_>, duration: std::time::Duration) {
     let (stats, shard) = (&stream.finish.stats, stream.finish.shard);
     stats.downstream_rq_completed().inc(shard);
-    match stream.info.status {
-        100..200 => stats.downstream_rq_1xx().inc(shard),
-        200..300 => stats.downstream_rq_2xx().inc(shard),
-        300..400 => stats.downstream_rq_3xx().inc(shard),
-        400..500 => stats.downstream_rq_4xx().inc(shard),
-        500..600 => stats.downstream_rq_5xx().inc(shard),
-        _ => {}
-    }
+    stats.count_class(shard, stream.info.status);
     stats.downstream_rq_time().record(shard, duration.as_millis() as u64);
+    if let Some(stats) = stream.route.as_ref().and_then(|route| route.stats.as_ref()).filter(|_| stream.is_forwarded())
+    {
+        stats.count(&stream.info, shard);
+    }
+    let info = &stream.info;
+    if info.flags.has(Flags::DOWNSTREAM_CONNECTION_TERMINATION) {
+        stats.downstream_rq_rx_reset().inc(shard);
+    }
+    if stream.reply.ended && !stream.body.complete {
+        stats.downstream_rq_response_before_rq_complete().inc(shard);
+    }
+    // Most requests have nothing to tell beyond their status.
+    match &*info.details {
+        "via_upstream" | "" => return,
+        "request_overall_timeout" => stats.downstream_rq_timeout(),
+        "stream_idle_timeout" => stats.downstream_rq_idle_timeout(),
+        "request_header_timeout" => stats.downstream_rq_header_timeout(),
+        "max_duration_timeout" => stats.downstream_rq_max_duration_reached(),
+        "request_payload_too_large" => stats.downstream_rq_too_large(),
+        "absolute_path_rejected" => stats.downstream_rq_non_relative_path(),
+        "upgrade_failed" => stats.downstream_rq_ws_on_non_ws_route(),
+        "path_normalization_failed" if (300..400).contains(&info.status) => {
+            stats.downstream_rq_redirected_with_normalized_path()
+        }
+        "route_not_found" => stats.no_route(),
+        "cluster_not_found" => stats.no_cluster(),
+        _ => return,
+    }
+    .inc(shard);
 }

@@ -15,6 +15,7 @@ use dp_http::h1::{self, HeadError, Version};
 use dp_http::io::Io;
 use dp_http::stream::{ServerStream, StreamError};
 use dp_http::{LocalReply, Protocol, RequestHead, StreamInfo, h2};
+use dp_observe::stats::HttpStats;
 use dp_snapshot::{Hcm, Network, Snapshot};
 use shared_config::hcm::Codec;
 use stdx::drain::Phase;
@@ -37,19 +38,64 @@ use crate::{reply, tunnel};
 pub(crate) async fn serve(conn: Connection, hcm: Arc<Hcm>, io: Io) {
     let shard = conn.worker.shard;
     let stats = Arc::clone(&hcm.stats);
+    let is_tls = conn.info.tls.is_some();
+    let born = Instant::now();
     stats.downstream_cx_total().inc(shard);
     stats.downstream_cx_active().inc(shard);
+    if is_tls {
+        stats.downstream_cx_ssl_total().inc(shard);
+        stats.downstream_cx_ssl_active().inc(shard);
+    }
     let codec = h1::ServerConn::new(io, Arc::clone(&hcm.http1));
-    identify(conn, hcm, codec).await;
+    let end = identify(conn, hcm, codec).await;
+    if is_tls {
+        stats.downstream_cx_ssl_active().dec(shard);
+    }
     stats.downstream_cx_active().dec(shard);
     stats.downstream_cx_destroy().inc(shard);
+    stats.downstream_cx_length_ms().record(shard, u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX));
+    end.count(&stats, shard);
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy)]
+enum End {
+    /// The client closed it, or it broke.
+    Remote,
+    Idle,
+    TooOld,
+    TooManyRequests,
+    Drained,
+    /// We closed it for another reason.
+    Local,
+}
+
+// === impl End ===
+
+impl End {
+    fn count(self, stats: &HttpStats, shard: usize) {
+        match self {
+            Self::Remote => return stats.downstream_cx_destroy_remote().inc(shard),
+            Self::Idle => stats.downstream_cx_idle_timeout().inc(shard),
+            Self::TooOld => stats.downstream_cx_max_duration_reached().inc(shard),
+            Self::TooManyRequests => stats.downstream_cx_max_requests_reached().inc(shard),
+            Self::Drained => stats.downstream_cx_drain_close().inc(shard),
+            Self::Local => {}
+        }
+        stats.downstream_cx_destroy_local().inc(shard);
+    }
+
+    /// A deadline passed: of idleness or of the whole connection.
+    fn of_time(end_of_life: Option<Instant>) -> Self {
+        if end_of_life.is_some_and(|end| Instant::now() >= end) { Self::TooOld } else { Self::Idle }
+    }
 }
 
 /// How long a client that speaks no HTTP/2 where it has to is listened to before its connection ends.
 const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Finds out which version of HTTP the client speaks.
-async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) {
+async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) -> End {
     let alpn = conn.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
     let known = match (hcm.config.codec, alpn) {
         (Codec::Http1, _) => Some(Version::Http1),
@@ -67,50 +113,63 @@ async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) {
                 Some(Some(Version::Http1)) if known.is_some() => {
                     hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
                     timer.before(deadline(Instant::now(), Some(REFUSED_PATIENCE)), codec.close()).await;
-                    return;
+                    return End::Local;
                 }
                 Some(Some(version)) => version,
-                _ => return,
+                Some(None) => return End::Remote,
+                None => return End::Idle,
             }
         }
     };
     match version {
-        Version::Http1 => serve_http1(conn, hcm, codec, timer).await,
+        Version::Http1 => {
+            let (stats, shard) = (Arc::clone(&hcm.stats), conn.worker.shard);
+            stats.downstream_cx_http1_total().inc(shard);
+            stats.downstream_cx_http1_active().inc(shard);
+            let end = serve_http1(conn, hcm, codec, timer).await;
+            stats.downstream_cx_http1_active().dec(shard);
+            end
+        }
         Version::Http2 => {
+            let (stats, shard) = (Arc::clone(&hcm.stats), conn.worker.shard);
+            stats.downstream_cx_http2_total().inc(shard);
+            stats.downstream_cx_http2_active().inc(shard);
             let (io, start) = codec.into_parts();
             // Boxed: an HTTP/1 connection that waits should not pay for what HTTP/2 needs.
-            Box::pin(serve_http2(conn, hcm, io, start)).await;
+            let end = Box::pin(serve_http2(conn, hcm, io, start)).await;
+            stats.downstream_cx_http2_active().dec(shard);
+            end
         }
     }
 }
 
 // === HTTP/1 ===
 
-async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn, mut timer: LazyTimer) {
+async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn, mut timer: LazyTimer) -> End {
     let mut view = View::new(&conn, hcm);
     let born = Instant::now();
     let mut served: u32 = 0;
     let mut draining = conn.chain.drain.watch();
-    loop {
+    let end = loop {
         let options = &view.hcm.config.http;
         let end_of_life = deadline(born, options.max_connection_duration);
         let idle = earlier(deadline(Instant::now(), options.idle_timeout), end_of_life);
-        let readable = {
+        let ended = {
             let mut readable = pin!(codec.wait_readable());
             let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
             poll_fn(|cx| {
                 if let Poll::Ready(open) = readable.as_mut().poll(cx) {
-                    return Poll::Ready(open);
+                    return Poll::Ready((!open).then_some(End::Remote));
                 }
                 if drained.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(false);
+                    return Poll::Ready(Some(End::Drained));
                 }
-                timer.poll_deadline(cx, idle).map(|()| false)
+                timer.poll_deadline(cx, idle).map(|()| Some(End::of_time(end_of_life)))
             })
             .await
         };
-        if !readable {
-            break;
+        if let Some(end) = ended {
+            break end;
         }
         let start = Instant::now();
         let limit = deadline(start, view.hcm.config.timeouts.request_headers);
@@ -120,36 +179,42 @@ async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn,
             Some(Ok(Some(head))) if !is_method_allowed(&head, &view) => {
                 let error = HeadError { status: 400, details: "http1.codec_error" };
                 refuse(&conn, &view, &mut codec, &mut timer, error).await;
-                break;
+                break End::Local;
             }
             Some(Ok(Some(head))) => head,
-            Some(Ok(None)) => break,
+            Some(Ok(None)) => break End::Remote,
             refused => {
                 let late = HeadError { status: 408, details: "request_header_timeout" };
                 let error = refused.and_then(Result::err).unwrap_or(late);
                 refuse(&conn, &view, &mut codec, &mut timer, error).await;
-                break;
+                break End::Local;
             }
         };
         served = served.saturating_add(1);
-        let is_last = view.hcm.config.http.max_requests_per_connection.is_some_and(|max| served >= max)
-            || conn.is_draining()
-            || end_of_life.is_some_and(|end| start >= end);
-        if is_last {
+        let most = view.hcm.config.http.max_requests_per_connection;
+        let last = if most.is_some_and(|max| served >= max) {
+            Some(End::TooManyRequests)
+        } else if conn.is_draining() {
+            Some(End::Drained)
+        } else {
+            end_of_life.filter(|end| start >= *end).map(|_| End::TooOld)
+        };
+        if last.is_some() {
             codec.close_after_response();
         }
         let stream = begin(&conn, &view, head, ServerStream::H1(&mut codec), &mut timer, start);
         // Boxed, so that a connection that waits for its next request holds nothing of the last one.
         Box::pin(stream::serve(stream)).await;
         if !codec.is_keep_alive() {
-            break;
+            break last.unwrap_or(End::Local);
         }
-    }
+    };
     let patience = deadline(Instant::now(), view.hcm.config.timeouts.delayed_close);
     if patience.is_some() {
         // What the client still sends is read for a while, so that it can read our last response.
         timer.before(patience, codec.close()).await;
     }
+    end
 }
 
 /// Methods that are in no registry are let through only when asked for (Envoy `allow_custom_methods`).
@@ -207,7 +272,7 @@ async fn refuse(conn: &Connection, view: &View, codec: &mut h1::ServerConn, time
 
 // === HTTP/2 ===
 
-async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Bytes) {
+async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Bytes) -> End {
     let conn = Rc::new(conn);
     let mut view = View::new(&conn, hcm);
     let born = Instant::now();
@@ -216,17 +281,17 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
     let start_by = deadline(born, view.hcm.config.timeouts.request_headers);
     let Some(Ok(mut codec)) = timer.before(start_by, h2::ServerConn::handshake(io, start, &view.hcm.http2)).await
     else {
-        return;
+        return End::Remote;
     };
     let active = Rc::new(std::cell::Cell::new(0u32));
     let ended = Rc::new(Notify::new());
     let mut served: u32 = 0;
-    let mut leaving = false;
+    let mut leaving: Option<End> = None;
     let mut idle_since = born;
     loop {
         let options = &view.hcm.config.http;
         let idle = if active.get() == 0 { deadline(idle_since, options.idle_timeout) } else { None };
-        let end_of_life = deadline(born, options.max_connection_duration).filter(|_| !leaving);
+        let end_of_life = deadline(born, options.max_connection_duration).filter(|_| leaving.is_none());
         let event = {
             let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
             let mut ended = pin!(ended.notified());
@@ -237,23 +302,23 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
                 if ended.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Idle);
                 }
-                if !leaving && drained.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Event::Leave);
+                if leaving.is_none() && drained.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Leave(End::Drained));
                 }
-                timer.poll_deadline(cx, earlier(idle, end_of_life)).map(|()| Event::Leave)
+                timer.poll_deadline(cx, earlier(idle, end_of_life)).map(|()| Event::Leave(End::of_time(end_of_life)))
             })
             .await
         };
         let (head, down) = match event {
             Event::Accepted(Some(Ok(accepted))) => accepted,
-            Event::Accepted(Some(Err(_)) | None) => return,
+            Event::Accepted(Some(Err(_)) | None) => return leaving.unwrap_or(End::Remote),
             Event::Idle => {
                 idle_since = Instant::now();
                 continue;
             }
-            Event::Leave => {
-                if std::mem::replace(&mut leaving, true) {
-                    return;
+            Event::Leave(end) => {
+                if let Some(end) = leaving.replace(end) {
+                    return end;
                 }
                 codec.graceful_shutdown();
                 continue;
@@ -261,8 +326,8 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         };
         view.refresh();
         served = served.saturating_add(1);
-        if view.hcm.config.http.max_requests_per_connection.is_some_and(|max| served >= max) && !leaving {
-            leaving = true;
+        if view.hcm.config.http.max_requests_per_connection.is_some_and(|max| served >= max) && leaving.is_none() {
+            leaving = Some(End::TooManyRequests);
             codec.graceful_shutdown();
         }
         idle_since = Instant::now();
@@ -287,7 +352,7 @@ enum Event {
     /// The last stream ended: the connection is idle from now on.
     Idle,
     /// Time to end the connection gracefully.
-    Leave,
+    Leave(End),
 }
 
 // === both ===
@@ -351,6 +416,7 @@ fn begin<'c>(
     clocks.max_stream = deadline(start, config.http.max_stream_duration);
     let complete = down.is_request_complete();
     let tunnel = tunnel::requested(&request);
+    let protocol = request.protocol;
     Stream {
         worker: &conn.worker,
         conn,
@@ -372,7 +438,7 @@ fn begin<'c>(
         info,
         clocks,
         reply: Down::default(),
-        finish: Finish::begin(&view.hcm, conn.worker.shard),
+        finish: Finish::begin(&view.hcm, protocol, conn.worker.shard),
         held_request: None,
         random: fastrand::u64(..),
     }

@@ -77,6 +77,9 @@ fn finish(stream: &mut Stream<'_>, upstream: Upstream, result: Result<(), Fault>
 /// Sends the head of the response, with what the routes and the connection manager change in it.
 fn send_head(stream: &mut Stream<'_>, upstream: &mut Upstream, held: Option<&Bytes>) -> Result<(), Fault> {
     let opens = tunnel::accepted(stream.tunnel.as_ref(), &upstream.head);
+    if opens {
+        stream.finish.open_tunnel();
+    }
     if let Some(body) = held {
         upstream.head.headers.set(&name::CONTENT_LENGTH, body.len().to_string().as_bytes());
     }

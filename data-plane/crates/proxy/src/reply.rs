@@ -32,6 +32,11 @@ pub(crate) async fn fault(stream: &mut Stream<'_>, fault: Fault) {
         let _ = std::future::poll_fn(|cx| Poll::Ready(stream.down.poll_flush(cx))).await;
     }
     if is_gone || stream.reply.started {
+        if !is_gone {
+            let (stats, shard) = (&stream.hcm.stats, stream.worker.shard);
+            stats.downstream_rq_tx_reset().inc(shard);
+            stats.rq_reset_after_downstream_response_started().inc(shard);
+        }
         stream.down.reset(if is_gone { Reset::Cancel } else { Reset::Internal });
         return;
     }

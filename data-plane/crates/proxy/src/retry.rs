@@ -193,6 +193,7 @@ async fn attempt(
     let mut request = Running::begin(stream, chosen, &endpoint)?;
     stream.info.upstream.attempts = tries.made;
     stream.info.upstream.host = Some(endpoint.address.clone());
+    stream.info.host_metadata.clone_from(&endpoint.shown_metadata);
     stream.clocks.per_try_limit = tries.per_try;
     stream.clocks.per_try = None;
     stream.clocks.connected = false;

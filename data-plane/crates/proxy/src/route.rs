@@ -95,6 +95,8 @@ fn choose(stream: &Stream<'_>, forward: &Forward) -> Option<usize> {
 
 /// What to do, after the filters had their say.
 pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
+    let (stats, shard) = (Arc::clone(&stream.hcm.stats), stream.worker.shard);
+    stats.rq_total().inc(shard);
     if stream.needs_tls {
         return Ok(Action::Reply(redirect(301, &tls_location(&stream.request))));
     }
@@ -102,6 +104,7 @@ pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
     match &route.action {
         Plan::NonForwarding => Err(Fault::Internal("non_forwarding_route")),
         Plan::Redirect(plan) => {
+            stats.rq_redirect().inc(shard);
             let https = stream.request.headers.get(&name::X_FORWARDED_PROTO) == Some(b"https");
             let location = plan.location(&stream.request, https);
             let original = stream.request.path().to_owned();
@@ -111,7 +114,10 @@ pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
             }
             Ok(Action::Reply(redirect(plan.status, &location)))
         }
-        Plan::Direct(plan) => Ok(Action::Reply(direct(stream, plan))),
+        Plan::Direct(plan) => {
+            stats.rq_direct_response().inc(shard);
+            Ok(Action::Reply(direct(stream, plan)))
+        }
         Plan::Forward(forward) => {
             allow_tunnel(stream, forward)?;
             let chosen = resolve(stream, &route, forward)?;
@@ -166,6 +172,7 @@ fn resolve(stream: &mut Stream<'_>, route: &Arc<RouteEntry>, forward: &Forward) 
         return Err(not_found());
     };
     stream.info.upstream.cluster = Some(Arc::clone(cluster.name()));
+    stream.info.cluster_metadata.clone_from(&cluster.shown_metadata);
     let mut hash = None;
     if !forward.hash.is_empty() {
         let hashed = forward.hash.evaluate(&stream.request, &stream.info);

@@ -79,6 +79,7 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> 
         return None;
     };
     info.upstream.cluster = Some(Arc::clone(cluster.name()));
+    info.cluster_metadata.clone_from(&cluster.shown_metadata);
     let hash = proxy.config.hash_source_ip.then(|| conn.info.remote.ip()).flatten();
     let hash = hash.map(|ip| stdx::hash::xxh64(ip.to_string().as_bytes(), 0));
     let mut tried = Vec::new();
@@ -103,6 +104,7 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> 
             return None;
         };
         info.upstream.host = Some(endpoint.address.clone());
+        info.host_metadata.clone_from(&endpoint.shown_metadata);
         match worker.pools.connect_raw(&cluster, &endpoint, &CheckoutOptions::default()).await {
             Ok(made) => {
                 cluster.observe(&endpoint, Outcome::Carried, worker.index());

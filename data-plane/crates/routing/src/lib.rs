@@ -35,30 +35,3 @@ pub enum CompileError {
     #[error("value of header {name}: {error}")]
     Format { name: String, error: FormatError },
 }
-
-/// Static metadata as formatters look it up: filter name → dotted path → text, or JSON text of what is not text. The
-/// empty path is the whole object.
-pub fn flatten_metadata(metadata: &shared_config::core::Metadata) -> dp_http::info::Metadata {
-    metadata
-        .iter()
-        .map(|(name, value)| {
-            let mut into = std::collections::BTreeMap::new();
-            flatten(String::new(), value, &mut into);
-            (name.clone(), into)
-        })
-        .collect()
-}
-
-fn flatten(path: String, value: &serde_json::Value, into: &mut std::collections::BTreeMap<String, String>) {
-    if let serde_json::Value::Object(fields) = value {
-        for (name, value) in fields {
-            let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            flatten(below, value, into);
-        }
-    }
-    let text = match value {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    into.insert(path, text);
-}

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::compile::members::{self, Members, Standing};
 use crate::compile::{self, Environment, Refusal, Resolved};
+use crate::counts::Counts;
 use crate::resources::{Kind, Origin, Resources};
 use crate::retire::Retiring;
 use crate::runtime::{Listener, Snapshot};
@@ -29,6 +30,7 @@ const WARM_LIMIT: Duration = Duration::from_secs(15);
 
 /// Compiles and publishes snapshots.
 pub struct Engine {
+    counts: Counts,
     environment: Environment,
     resources: Resources,
     /// The part that is compiled, by name, and what it was compiled from.
@@ -43,6 +45,8 @@ pub struct Engine {
     /// When its source went away in the middle of it.
     lost: Option<Instant>,
     revision: Option<u64>,
+    /// Half of a transaction was published, since its source did not come back with the rest.
+    partial: bool,
     generation: u64,
     live: Live<Snapshot>,
     published: watch::Sender<u64>,
@@ -172,6 +176,7 @@ impl<T: Warm, I: PartialEq> Part<T, I> {
 impl Engine {
     pub fn new(environment: Environment) -> Self {
         Self {
+            counts: Counts::register(&environment.registry),
             environment,
             resources: Resources::default(),
             clusters: BTreeMap::new(),
@@ -181,6 +186,7 @@ impl Engine {
             held: None,
             lost: None,
             revision: None,
+            partial: false,
             generation: 0,
             live: Live::new(Snapshot::default()),
             published: watch::Sender::new(0),
@@ -260,7 +266,13 @@ impl Engine {
         self.held = None;
         self.lost = None;
         self.revision = Some(revision);
+        self.partial = false;
         self.dirty = true;
+    }
+
+    /// Whether all that came serves, and is no half of a transaction.
+    pub fn is_published(&self) -> bool {
+        self.held.is_none() && !self.dirty && !self.partial
     }
 
     /// The source went away, perhaps in the middle of a transaction. Half of one is not published while the source may
@@ -332,7 +344,7 @@ impl Engine {
     pub fn settle(&mut self, now: Instant) -> Settled {
         let mut settled = Settled::default();
         if self.lost.is_some_and(|since| now.duration_since(since) >= WARM_LIMIT) {
-            (self.lost, self.held, self.dirty) = (None, None, true);
+            (self.lost, self.held, self.dirty, self.partial) = (None, None, true, true);
         }
         self.drop_stale(now);
         if !self.dirty && self.next_deadline().is_none_or(|deadline| deadline > now) {
@@ -343,6 +355,7 @@ impl Engine {
         // A new listener opens when the clusters do, so that its first requests find them (Envoy's initialization).
         let hold = self.clusters.values().any(|part| part.serving.is_none() && part.waiting_since.is_some());
         changed |= self.settle_listeners(hold, now, &mut settled);
+        self.counts.warming(self.warming(Kind::Cluster).len(), self.warming(Kind::Listener).len());
         if self.held.is_some() {
             self.dirty = true;
         } else if changed || self.generation == 0 || self.live.load().revision != self.revision {
@@ -424,6 +437,7 @@ impl Engine {
                 .collect(),
         });
         let old = self.live.load();
+        self.counts.published(&old, &snapshot);
         for cluster in snapshot.clusters() {
             let before = old.cluster(cluster.name());
             if before.is_none_or(|before| !Arc::ptr_eq(before, cluster)) {
@@ -451,14 +465,11 @@ impl Engine {
         self.live.load().clusters().for_each(|cluster| cluster.sweep(now));
     }
 
-    /// The parts whose newest version waits or was refused, for `/config_dump` and `/init_dump`.
-    pub fn unsettled(&self) -> Vec<(Kind, String, Option<String>)> {
-        let clusters = self.clusters.iter().map(|(n, p)| (Kind::Cluster, n, p.waiting_since, &p.refused));
-        let listeners = self.listeners.iter().map(|(n, p)| (Kind::Listener, n, p.waiting_since, &p.refused));
-        clusters
-            .chain(listeners)
-            .filter(|(_, _, waiting, refused)| waiting.is_some() || refused.is_some())
-            .map(|(kind, name, _, refused)| (kind, name.clone(), refused.clone()))
-            .collect()
+    /// The parts of a kind whose newest version waits for something, for `/init_dump`.
+    pub fn warming(&self, kind: Kind) -> Vec<String> {
+        let clusters = self.clusters.iter().map(|(name, part)| (Kind::Cluster, name, part.waiting_since));
+        let listeners = self.listeners.iter().map(|(name, part)| (Kind::Listener, name, part.waiting_since));
+        let waiting = clusters.chain(listeners).filter(|(of, _, since)| *of == kind && since.is_some());
+        waiting.map(|(_, name, _)| name.clone()).collect()
     }
 }

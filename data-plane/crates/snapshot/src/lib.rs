@@ -4,6 +4,7 @@
 
 pub mod chain_match;
 mod compile;
+mod counts;
 mod engine;
 mod files;
 mod local_reply;

@@ -10,7 +10,7 @@ use dp_http::HeaderName;
 use dp_http::info::Metadata;
 use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_observe::access_log::AccessLog;
-use dp_observe::stats::{HttpStats, ListenerStats, TcpStats, TlsStats};
+use dp_observe::stats::{HttpStats, ListenerStats, RouteStats, TcpStats, TlsStats};
 use dp_routing::{HashPolicies, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights};
 use dp_upstream::{Cluster, Criteria};
 use hashbrown::HashMap;
@@ -111,6 +111,8 @@ pub struct RouteEntry {
     pub attempt_count_in_request: bool,
     pub attempt_count_in_response: bool,
     pub is_timeout_retry_header: bool,
+    /// For routes that ask for statistics of their own.
+    pub stats: Option<Arc<RouteStats>>,
 }
 
 /// The header changes of route, virtual host and route configuration together.
@@ -128,7 +130,7 @@ pub enum Action {
 
 /// Where a request is sent, and how.
 pub struct Forward {
-    pub config: RouteAction,
+    pub config: Arc<RouteAction>,
     pub path: Option<PathRewrite>,
     pub host: Option<HostRewrite>,
     pub targets: Targets,

@@ -2,6 +2,7 @@
 //!
 //! A version is made from configuration without side effects and takes effect with `take_over`. Never connects.
 
+use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,7 +13,7 @@ use dp_http::info::Address;
 use dp_http::{h1, h2};
 use hashbrown::{Equivalent, HashMap, HashSet};
 use shared_config::cluster::{Breakers as Limits, Cluster as Config, Discovery, HappyEyeballs, Thresholds};
-use shared_config::core::Address as ConfigAddress;
+use shared_config::core::{Address as ConfigAddress, Metadata, flatten_metadata};
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
 use shared_config::lb_policy::LocalityLb;
 use shared_telemetry::{Registry, Scope};
@@ -78,6 +79,8 @@ pub struct Cluster {
     names: Option<Arc<DnsCache>>,
     /// The version before has connections that would not do for this one.
     renewed: bool,
+    /// For formatters (`%CLUSTER_METADATA%`).
+    pub shown_metadata: Option<Arc<dp_http::info::Metadata>>,
     overprovisioning: u32,
     weighted_priority_health: bool,
     workers: usize,
@@ -188,6 +191,7 @@ impl Cluster {
             known: HashMap::new(),
             tables: ArcSwap::from_pointee(Tables::empty()),
             drop: assignment.drop.clone(),
+            shown_metadata: shown(&config.metadata),
             overprovisioning: assignment.overprovisioning,
             weighted_priority_health: assignment.weighted_priority_health,
             workers: site.workers,
@@ -508,6 +512,7 @@ fn endpoint(
         priority: locality.priority,
         locality: Arc::clone(&locality.locality),
         metadata: Arc::clone(&config.metadata),
+        shown_metadata: shown(&config.metadata),
         discovery: config.health,
         health_check: config.health_check.clone(),
         checked,
@@ -527,6 +532,11 @@ fn addresses(config: &EndpointConfig, order: &HappyEyeballs) -> Box<[Address]> {
     }
     let all: Vec<&ConfigAddress> = std::iter::once(&config.address).chain(&config.additional).collect();
     order.order(&all).into_iter().filter_map(address).collect()
+}
+
+/// Metadata for formatters; `None` when there is none.
+fn shown(metadata: &Metadata) -> Option<Arc<dp_http::info::Metadata>> {
+    (!metadata.is_empty()).then(|| Arc::new(flatten_metadata(metadata)))
 }
 
 /// An address to connect to; `None` for a name.

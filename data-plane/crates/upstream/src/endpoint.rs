@@ -30,6 +30,8 @@ pub struct Endpoint {
     pub priority: u32,
     pub locality: Arc<Locality>,
     pub metadata: Arc<Metadata>,
+    /// The same for formatters (`%UPSTREAM_METADATA%`); `None` when there is none.
+    pub shown_metadata: Option<Arc<dp_http::info::Metadata>>,
     /// What service discovery says.
     pub discovery: HealthStatus,
     pub health_check: EndpointHealthCheck,

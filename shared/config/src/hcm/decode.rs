@@ -1,5 +1,6 @@
 //! Decodes the HTTP connection manager.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pb::http_connection_manager as pb_hcm;
@@ -106,7 +107,7 @@ fn routes(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Option<RouteSo
         }),
         Some(pb_hcm::RouteSpecifier::RouteConfig(routes)) => {
             let routes = p.at("route_config", |p| RouteConfiguration::decode(routes, p))?;
-            Some(RouteSource::Inline(Box::new(routes)))
+            Some(RouteSource::Inline(Arc::new(routes)))
         }
         Some(pb_hcm::RouteSpecifier::ScopedRoutes(_)) => {
             p.unimplemented("scoped_routes");
@@ -133,12 +134,13 @@ fn timeouts(proto: &pb::HttpConnectionManager, p: &mut Problems) -> Timeouts {
     let five_minutes = Some(Duration::from_secs(300));
     // Envoy waits for ever unless told; a stranger should not be able to make us.
     let minute = Some(Duration::from_secs(60));
+    // Only checked: between the two GOAWAY of a drain our codec waits for the answer to a PING instead of a time.
+    duration_at(proto.drain_timeout.as_ref(), "drain_timeout", p);
     let stream_idle = timeout_at(proto.stream_idle_timeout.as_ref(), "stream_idle_timeout", five_minutes, p);
     Timeouts {
         stream_idle,
         request: timeout_at(proto.request_timeout.as_ref(), "request_timeout", None, p),
         request_headers: timeout_at(proto.request_headers_timeout.as_ref(), "request_headers_timeout", minute, p),
-        drain: duration_at(proto.drain_timeout.as_ref(), "drain_timeout", p).unwrap_or(Duration::from_secs(5)),
         delayed_close: timeout_at(
             proto.delayed_close_timeout.as_ref(),
             "delayed_close_timeout",

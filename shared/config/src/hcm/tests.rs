@@ -32,7 +32,7 @@ fn a_connection_manager_has_envoys_defaults() {
     assert_eq!((manager.codec, manager.max_request_headers_kb), (Codec::Auto, 60));
     assert_eq!(manager.timeouts.stream_idle, seconds(300));
     assert_eq!((manager.timeouts.request, manager.timeouts.request_headers), (None, Some(Duration::from_secs(60))));
-    assert_eq!((manager.timeouts.drain, manager.timeouts.delayed_close), (Duration::from_secs(5), seconds(1)));
+    assert_eq!(manager.timeouts.delayed_close, seconds(1));
     assert_eq!((manager.http.idle_timeout, manager.http.max_headers_count), (seconds(3600), 100));
     assert_eq!((manager.server_name.as_str(), manager.server_header), ("envoy", ServerHeader::Overwrite));
     assert_eq!(manager.path, PathOptions::default());

@@ -1,6 +1,7 @@
 //! `RouteConfiguration`, `VirtualHost` and `Route` from the wire.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use proto::envoy::config::route::v3 as route;
 
@@ -171,7 +172,7 @@ impl Route {
         let action = match &proto.action {
             Some(route::route::Action::Route(action)) => {
                 let path = matches.as_ref().map(|matches| &matches.path);
-                p.at("route", |p| RouteAction::decode(action, path, inherited, p)).map(|a| Action::Route(Box::new(a)))
+                p.at("route", |p| RouteAction::decode(action, path, inherited, p)).map(|a| Action::Route(Arc::new(a)))
             }
             Some(route::route::Action::Redirect(redirect)) => {
                 let path = matches.as_ref().map(|matches| &matches.path);
@@ -190,9 +191,9 @@ impl Route {
                 None
             }
         };
-        p.unimplemented_if("stat_prefix", !proto.stat_prefix.is_empty());
         Some(Self {
             name: proto.name.clone(),
+            stat_prefix: proto.stat_prefix.clone(),
             headers: decode_mutations!(proto, p),
             filters: http_filter_overrides(&proto.typed_per_filter_config, p),
             metadata: metadata(proto.metadata.as_ref()),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::subscription::{Content, Phase, Reply, Subscription};
 use crate::mark::{self, Mark};
-use crate::wire::{DeltaRequest, Request, Response, SotwRequest};
+use crate::wire::{Request, Response};
 use crate::{KindMap, Protocol, ResourceKind, Snapshot, Version};
 
 /// What the server's operator chose.
@@ -86,6 +86,10 @@ struct Marks {
     waits_for: Vec<ResourceKind>,
     begun: Option<u64>,
     ended: Option<u64>,
+    /// The nonce of that end.
+    end_nonce: String,
+    /// The end was acknowledged: the revision serves.
+    served: Option<u64>,
 }
 
 /// The state of one stream.
@@ -226,10 +230,13 @@ impl Session {
     }
 
     fn on_mark_request(&mut self, request: &Request) {
-        let names = match request {
-            Request::Sotw(SotwRequest { resource_names, .. }) => resource_names,
-            Request::Delta(DeltaRequest { resource_names_subscribe, .. }) => resource_names_subscribe,
+        let (names, nonce, error) = match request {
+            Request::Sotw(r) => (&r.resource_names, &r.response_nonce, &r.error_detail),
+            Request::Delta(r) => (&r.resource_names_subscribe, &r.response_nonce, &r.error_detail),
         };
+        if !nonce.is_empty() && *nonce == self.marks.end_nonce && error.is_none() {
+            self.marks.served = self.marks.ended;
+        }
         if let Some((name, kinds)) = names.iter().find_map(|name| Some((name, mark::kinds(name)?))) {
             self.marks.name = Some(name.as_str().into());
             self.marks.waits_for = kinds;
@@ -401,7 +408,9 @@ impl Session {
             return None;
         }
         self.marks.ended = Some(revision);
-        self.mark(Mark::End(revision))
+        let response = self.mark(Mark::End(revision))?;
+        self.marks.end_nonce.clone_from(&response.nonce);
+        Some(response)
     }
 
     fn settle(&mut self, revision: u64) {
@@ -422,6 +431,8 @@ impl Session {
                 self.observed.push(Observed::InSync { kind, version });
             }
         }
+        // A client that takes marks acknowledges the end of a revision when it serves.
+        all &= self.marks.name.is_none() || self.marks.served == Some(revision);
         if any && all && self.settled != Some(revision) {
             self.settled = Some(revision);
             self.observed.push(Observed::Settled { revision });

@@ -724,3 +724,26 @@ fn a_newer_revision_within_a_revision_ends_both() {
     stream.publish("cds:a=2 lds:l=3");
     assert_eq!(marks(&mut stream), ["Begin 3", "lds +l", "End 3"]);
 }
+
+#[test]
+fn a_revision_is_settled_when_its_end_is_acknowledged() {
+    let mut stream = Stream::delta("cds:a=1 lds:l=1");
+    stream.ask(Marks, &format!("+{}", crate::mark::name([CDS, LDS])));
+    stream.ask(CDS, "");
+    stream.ask(LDS, "");
+    let mut mark = None;
+    while let Some(response) = stream.session.poll(stream.now) {
+        let (_, nonce) = show(&response);
+        let kind = ResourceKind::from_type_url(&response.type_url).expect("known");
+        if kind == Marks {
+            mark = Some(nonce);
+        } else {
+            stream.send(DeltaRequest { response_nonce: nonce, ..delta(kind, "") });
+        }
+    }
+    let settled = |stream: &mut Stream| stream.session.observed().contains(&Observed::Settled { revision: 1 });
+    assert!(!settled(&mut stream), "all of it is acknowledged, but it does not serve yet");
+    stream.send(DeltaRequest { response_nonce: mark.expect("the end comes last"), ..delta(Marks, "") });
+    assert!(stream.session.poll(stream.now).is_none());
+    assert!(settled(&mut stream));
+}

@@ -9,7 +9,7 @@ use shared_telemetry::log::{self, Format, Level, Levels};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::state::{Check, ClusterView, Drain, HostView, ListenerView, Ready, ThresholdsView};
+use crate::state::{Check, ClusterView, Drain, HostView, ListenerView, Ready, ThresholdsView, Unready};
 
 shared_telemetry::stats! {
     struct TestStats {
@@ -54,6 +54,18 @@ impl AdminState for Fake {
         let ill = HostView { address: "/tmp/s".into(), health_flags: vec!["failed_active_hc"], ..HostView::default() };
         let thresholds = vec![ThresholdsView { max_requests: 7, ..ThresholdsView::default() }];
         vec![ClusterView { name: "api".into(), thresholds, hosts: vec![host, ill], ..ClusterView::default() }]
+    }
+
+    fn unready(&self) -> Vec<Unready> {
+        vec![Unready { name: "cluster_manager", targets: vec!["late".into()] }]
+    }
+
+    fn allows(&self, path: &str) -> bool {
+        !path.starts_with("/memory")
+    }
+
+    fn log(&self, exchange: &Exchange<'_>) {
+        self.note(format!("{} {} {} {}", exchange.method, exchange.path, exchange.status, exchange.sent));
     }
 
     fn listeners(&self) -> Vec<ListenerView> {
@@ -125,7 +137,8 @@ fn every_path_that_reads_answers() {
     check("GET /readyz?verbose", 200, &["[+]listeners ok\n[+]configuration ok\nok\n"]);
     check("GET /server_info", 200, &["\"state\": \"LIVE\""]);
     check("GET /certs", 200, &["certificates"]);
-    check("GET /memory", 200, &["total_physical_bytes"]);
+    check("GET /memory", 403, &["request to path /memory not allowed"]);
+    check("GET /init_dump", 200, &["unready_targets_dumps", "\"name\": \"cluster_manager\"", "\"late\""]);
     check("GET /runtime", 200, &["layers"]);
     check("GET /listeners", 200, &["web::0.0.0.0:80\n"]);
     check("GET /listeners?format=json", 200, &["\"address\": \"0.0.0.0\"", "\"port_value\": 80"]);
@@ -221,12 +234,13 @@ async fn the_server_answers_over_a_socket_and_stops() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (admin, _) = admin(Ready::Live);
+    let (admin, fake) = admin(Ready::Live);
     let server = tokio::spawn(serve(listener, Arc::new(admin), async { drop(stopped.await) }));
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(*fake.calls.lock().unwrap(), ["GET /ready 200 5"]);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nLIVE\n"), "{answer}");
     let mut client = TcpStream::connect(address).await.unwrap();
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(HEAD_LIMIT * 2));

@@ -81,6 +81,7 @@ pub(super) fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Tried) 
         Err(PickError::Dropped) => Err(Failure::Final(Fault::Dropped)),
         Err(PickError::Empty | PickError::Unhealthy) => {
             stream.info.upstream.host = None;
+            stream.info.host_metadata = None;
             Err(Failure::Final(Fault::NoHealthyUpstream))
         }
     }

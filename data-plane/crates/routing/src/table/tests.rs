@@ -47,6 +47,7 @@ fn host(name: &str, domain: &str, matches: Vec<RouteMatch>) -> VirtualHost {
         headers: Default::default(),
         filters: Default::default(),
         metadata: Default::default(),
+        stat_prefix: String::new(),
         buffer_limit: None,
     };
     VirtualHost {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use dp_filters::{Chain, Compiler, Level};
 use dp_http::HeaderName;
+use dp_observe::stats::RouteStats;
 use dp_routing::{
     HashPolicies, HeaderLevels, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights,
-    flatten_metadata,
 };
 use dp_upstream::Criteria;
+use shared_config::core::flatten_metadata;
 use shared_config::header::Mutations;
 use shared_config::http_filter::PerRouteConfig;
 use shared_config::route as config;
@@ -90,6 +91,9 @@ fn entry<'a>(levels: &Levels<'a>, compiler: &Compiler<'a>, files: &mut Files) ->
         attempt_count_in_request: virtual_host.attempt_count_in_request,
         attempt_count_in_response: virtual_host.attempt_count_in_response,
         is_timeout_retry_header: virtual_host.is_timeout_retry_header,
+        stats: (!route.stat_prefix.is_empty()).then(|| {
+            RouteStats::register(compiler.registry(), RouteStats::scope(&virtual_host.name, &route.stat_prefix))
+        }),
     })
 }
 
@@ -130,7 +134,7 @@ fn chain<'a>(levels: &Levels<'a>, target: Option<(&'a str, &'a Overrides)>, comp
 }
 
 fn forward<'a>(
-    action: &'a config::RouteAction,
+    action: &'a Arc<config::RouteAction>,
     levels: &Levels<'a>,
     compiler: &Compiler<'a>,
 ) -> Result<Forward, Refusal> {
@@ -172,7 +176,7 @@ fn forward<'a>(
         hash: HashPolicies::compile(&action.hash)?,
         criteria,
         mirrors: action.mirrors.iter().map(mirror).collect::<Result<_, Refusal>>()?,
-        config: action.clone(),
+        config: Arc::clone(action),
     })
 }
 

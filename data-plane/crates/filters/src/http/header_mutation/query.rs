@@ -4,12 +4,12 @@
 
 use std::fmt::Write;
 
+use dp_format::query::decoded;
 use dp_format::{Format, Inputs, Missing};
 use dp_http::{RequestHead, StreamInfo};
 use shared_config::http_filter::header_mutation::{QueryAction, QueryMutation};
 
 use crate::fields::format;
-use crate::matching::percent_decode;
 use crate::services::Scope;
 
 pub(super) enum QueryChange {
@@ -46,7 +46,7 @@ impl QueryChange {
 fn changed(path: &str, key: &str, value: Option<&str>, action: QueryAction) -> Option<String> {
     let (before, fragment) = path.find('#').map_or((path, ""), |at| path.split_at(at));
     let (base, query) = before.split_once('?').unwrap_or((before, ""));
-    let is_key = |part: &&str| percent_decode(part.split_once('=').map_or(part, |(key, _)| key)) == key;
+    let is_key = |part: &&str| decoded(part.split_once('=').map_or(part, |(key, _)| key)) == key;
     let parts = || query.split('&').filter(|part| !part.is_empty());
     let exists = parts().any(|part| is_key(&part));
     let (keep, add) = match action {

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use dp_format::query::parameter as query_parameter;
 use dp_http::info::Address;
 use dp_http::{RequestHead, StreamInfo};
 use ipnet::IpNet;
 use shared_config::http_filter::local_ratelimit::{Action, RateLimit};
 use shared_config::matcher::QueryParameterMatcher;
 
-use crate::matching::{HeaderMatch, Source, query_parameter};
+use crate::matching::{HeaderMatch, Source};
 use crate::services::Scope;
 
 /// One descriptor of a request.

@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use dp_format::query::parameter as query_parameter;
 use dp_http::RequestHead;
 use dp_http::info::{Address, PeerCertificate};
 use shared_config::http_filter::rbac::{self, Action, Branches, Input, Test};
 
 use super::attributes::Expression;
 use crate::filter::Cx;
-use crate::matching::{Source, query_parameter};
+use crate::matching::Source;
 
 pub(super) struct Matcher {
     branches: Tree,
