@@ -12,7 +12,7 @@ use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
 use dp_http::{RequestHead, ResponseHead};
 use dp_upstream::endpoint::ActiveRequest;
 use dp_upstream::{
-    Checkout, CheckoutOptions, Cluster, ConnectError, Endpoint, Guard, PickContext, PickError, Resource,
+    Checkout, CheckoutOptions, Cluster, ConnectError, Endpoint, Guard, PickContext, PickError, Proxied, Resource,
 };
 use shared_config::cluster::HttpOptions;
 use shared_config::route::RetryPolicy;
@@ -240,6 +240,7 @@ async fn connect(
         priority: chosen.priority,
         downstream: stream.request.protocol,
         server_name: cluster.config.http.auto_sni.then(|| server_name(&stream.request, &cluster.config.http).into()),
+        proxied: cluster.config.proxy_protocol.as_ref().map(|_| Proxied::of(&stream.info.connection, &[])),
     };
     let begun = stream.clocks.now;
     stream.info.timing.upstream_connect_start = Some(stream.since_start(begun));

@@ -26,7 +26,7 @@ use crate::breaker::{Breakers, Guard, Priority, Resource};
 use crate::dns::cache::DnsCache;
 use crate::endpoint::{Endpoint, EndpointState, Health};
 use crate::refresh::{Bell, HealthChanged};
-use crate::stats::{ClusterStats, LbStats};
+use crate::stats::{ClusterStats, ClusterUdpStats, LbStats};
 
 mod aggregate;
 mod departed;
@@ -104,6 +104,10 @@ pub struct ClusterState {
     /// Told when an endpoint's health changed, so that the tables are made anew.
     pub health_changed: HealthChanged,
     departed: Departed,
+    /// Made when the first datagram comes: few clusters are used for them.
+    udp: OnceLock<Arc<ClusterUdpStats>>,
+    registry: Registry,
+    stat_name: String,
 }
 
 /// What makes an endpoint the same one in the next version. Hashed by the address only, so that [`At`] finds it.
@@ -512,7 +516,16 @@ impl ClusterState {
             breakers: Arc::default(),
             health_changed: HealthChanged::new(site.bell.clone()),
             departed: Departed::default(),
+            udp: OnceLock::new(),
+            registry: site.registry.clone(),
+            stat_name: config.stat_name.clone(),
         }
+    }
+
+    /// What is counted of UDP sessions.
+    pub fn udp_stats(&self) -> &Arc<ClusterUdpStats> {
+        let make = || ClusterUdpStats::register(&self.registry, Scope::cluster(&self.stat_name).child("udp"));
+        self.udp.get_or_init(make)
     }
 }
 

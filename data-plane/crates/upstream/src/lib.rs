@@ -9,6 +9,7 @@ pub mod dns;
 pub mod endpoint;
 pub mod pick;
 pub mod pool;
+pub mod proxy_header;
 pub mod refresh;
 pub mod stats;
 
@@ -21,3 +22,4 @@ pub use cluster::{Cluster, Site, Tls};
 pub use endpoint::{Endpoint, EndpointState, Health};
 pub use pick::{PickContext, PickError};
 pub use pool::{Checkout, CheckoutOptions, ConnectError, Pools, RawConnection};
+pub use proxy_header::Proxied;

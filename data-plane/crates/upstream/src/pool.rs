@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dp_http::head::Protocol;
 use dp_http::{Io, h1, stream::ClientStream};
+use dp_net::Reset;
 use hashbrown::HashMap;
 use shared_config::cluster::Protocols;
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ pub use connection::{Connection, Timing};
 use crate::breaker::{Priority, Resource};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
+use crate::proxy_header::Proxied;
 use connect::Wanted;
 use connection::Ready;
 use queue::Queue;
@@ -45,6 +47,7 @@ struct Key {
     endpoint: u64,
     wanted: Wanted,
     server_name: Option<Arc<str>>,
+    proxied: Option<Arc<Proxied>>,
 }
 
 /// What a request asks of its connection.
@@ -55,6 +58,8 @@ pub struct CheckoutOptions {
     pub downstream: Protocol,
     /// The name to ask for by TLS in place of the configured one (`auto_sni`).
     pub server_name: Option<Arc<str>>,
+    /// Who the connection is for; only for clusters that say so in a PROXY protocol header.
+    pub proxied: Option<Arc<Proxied>>,
 }
 
 /// A connection, or a place on one, for one request.
@@ -70,6 +75,8 @@ pub struct Checkout {
 /// A connection whose bytes are the caller's.
 pub struct RawConnection {
     pub io: Io,
+    /// Makes it end with a reset.
+    pub reset: Reset,
     pub connection: Rc<Connection>,
 }
 
@@ -121,11 +128,11 @@ impl Pools {
         let limit = cluster.config.breakers.per_host_connections;
         let slot =
             connection::Slot::open(cluster, endpoint, guard, worker, limit).ok_or(ConnectError::ConnectionOverflow)?;
-        let name = options.server_name.as_deref();
-        let made = connect::connect(cluster, endpoint, Wanted::Raw, name).await;
+        let (name, proxied) = (options.server_name.as_deref(), options.proxied.as_deref());
+        let made = connect::connect(cluster, endpoint, Wanted::Raw, name, proxied).await;
         let made = made.inspect_err(|error| connect::count_failure(cluster, endpoint, worker, error))?;
         let connection = Rc::new(slot.connected(self.next_id(), &made, Protocol::Http11));
-        Ok(RawConnection { io: made.io, connection })
+        Ok(RawConnection { io: made.io, reset: made.reset, connection })
     }
 
     fn queue(&self, cluster: &Cluster, endpoint: &Endpoint, options: &CheckoutOptions) -> Rc<Queue> {
@@ -134,10 +141,16 @@ impl Pools {
             (Protocols::Http2, _) | (Protocols::Downstream, Protocol::Http2) => Wanted::Http2,
             (Protocols::Auto, _) => Wanted::Negotiated,
         };
-        let key = Key { endpoint: endpoint.state.id, wanted, server_name: options.server_name.clone() };
+        let key = Key {
+            endpoint: endpoint.state.id,
+            wanted,
+            server_name: options.server_name.clone(),
+            proxied: options.proxied.clone(),
+        };
         let mut queues = self.0.queues.borrow_mut();
         Rc::clone(queues.entry(key).or_insert_with_key(|key| {
-            Rc::new(Queue::new(Rc::downgrade(&self.0), self.0.worker, wanted, key.server_name.clone()))
+            let asked = (key.server_name.clone(), key.proxied.clone());
+            Rc::new(Queue::new(Rc::downgrade(&self.0), self.0.worker, wanted, asked))
         }))
     }
 

@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use dp_http::Io;
 use dp_http::info::{Address, TlsInfo};
-use dp_net::{DialOptions, Keepalive, Stream, dial};
+use dp_net::{DialOptions, Keepalive, Reset, Resettable, Stream, dial};
 use rustls::ClientConfig;
 use rustls::pki_types::{IpAddr, ServerName};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Cluster, Tls};
 use crate::endpoint::Endpoint;
+use crate::proxy_header::{self, Proxied};
 
 /// What is to be spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,6 +55,8 @@ impl ConnectError {
 /// A new connection.
 pub(crate) struct Made {
     pub io: Io,
+    /// Makes the connection end with a reset.
+    pub reset: Reset,
     pub http2: bool,
     pub remote: Address,
     pub local: Option<Address>,
@@ -67,8 +71,9 @@ pub(crate) async fn connect(
     endpoint: &Endpoint,
     wanted: Wanted,
     server_name: Option<&str>,
+    proxied: Option<&Proxied>,
 ) -> Result<Made, ConnectError> {
-    let connecting = establish(cluster, endpoint, wanted, server_name);
+    let connecting = establish(cluster, endpoint, wanted, server_name, proxied);
     timeout(cluster.connect_timeout(), connecting).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
@@ -77,16 +82,23 @@ async fn establish(
     endpoint: &Endpoint,
     wanted: Wanted,
     server_name: Option<&str>,
+    proxied: Option<&Proxied>,
 ) -> Result<Made, ConnectError> {
     let options = DialOptions {
         source: cluster.config.source_address,
         keepalive: cluster.config.keepalive.map(|k| Keepalive { time: k.time, interval: k.interval, probes: k.probes }),
     };
-    let stream = dial(&endpoint.address, &options).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
+    let mut stream = dial(&endpoint.address, &options).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
     let local = local_address(&stream);
     let connected = Instant::now();
+    if let Some(config) = &cluster.config.proxy_protocol {
+        let header = proxy_header::header(config, endpoint, proxied, local.as_ref());
+        stream.write_all(&header).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
+    }
+    let (stream, reset) = Resettable::new(stream);
     let made = |io: Io, http2, tls, handshake| Made {
         io,
+        reset,
         http2,
         remote: endpoint.address.clone(),
         local,

@@ -17,6 +17,7 @@ use super::connection::{Connection, Ready, Slot};
 use crate::breaker::{Priority, Resource};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
+use crate::proxy_header::Proxied;
 
 /// The connections to one endpoint that are alike.
 pub(super) struct Queue {
@@ -24,6 +25,7 @@ pub(super) struct Queue {
     worker: usize,
     wanted: Wanted,
     server_name: Option<Arc<str>>,
+    proxied: Option<Arc<Proxied>>,
     /// The last one used is the next one used, so that those too many fall idle.
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Shared>>,
@@ -55,12 +57,18 @@ struct Shared {
 }
 
 impl Queue {
-    pub(super) fn new(pools: Weak<Inner>, worker: usize, wanted: Wanted, server_name: Option<Arc<str>>) -> Self {
+    pub(super) fn new(
+        pools: Weak<Inner>,
+        worker: usize,
+        wanted: Wanted,
+        (server_name, proxied): (Option<Arc<str>>, Option<Arc<Proxied>>),
+    ) -> Self {
         Self {
             pools,
             worker,
             wanted,
             server_name,
+            proxied,
             idle: RefCell::default(),
             shared: RefCell::default(),
             waiting: RefCell::default(),
@@ -196,8 +204,8 @@ impl Queue {
     }
 
     async fn connect(self: Rc<Self>, plan: Plan, slot: Slot) {
-        let name = self.server_name.as_deref();
-        let made = connect::connect(&plan.cluster, &plan.endpoint, self.wanted, name).await;
+        let (name, proxied) = (self.server_name.as_deref(), self.proxied.as_deref());
+        let made = connect::connect(&plan.cluster, &plan.endpoint, self.wanted, name, proxied).await;
         let result = match made {
             Ok(made) => self.connected(&plan, slot, made).await,
             Err(error) => {
