@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dp_proxy::WorkerSetup;
+use dp_proxy::{Budget, WorkerSetup};
 use dp_snapshot::{Engine, Kind, Snapshot};
 use dp_upstream::dns::cache::Work;
 use dp_upstream::refresh::Bell;
@@ -43,6 +43,8 @@ pub(crate) struct Control {
     pub(crate) bell: Bell,
     pub(crate) drain: Drain,
     pub(crate) workers: usize,
+    /// The most connections of clients.
+    pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) drain_time: Duration,
     pub(crate) signals: bool,
     pub(crate) registry: Registry,
@@ -147,6 +149,7 @@ impl Control {
                     snapshots: self.live.reader(),
                     published: published.clone(),
                     drain: self.drain.clone(),
+                    budget: self.budget.clone(),
                 };
                 std::thread::Builder::new().name(format!("worker-{shard}")).spawn(move || {
                     if let Err(error) = dp_proxy::run(setup) {

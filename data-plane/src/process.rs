@@ -13,6 +13,7 @@ use dp_filters::KeepStore;
 use dp_http::info::Address;
 use dp_observe::access_log::writer::LogWriter;
 use dp_observe::stats::FileStats;
+use dp_proxy::Budget;
 use dp_snapshot::{Engine, Environment, Files, Kind, Origin, Snapshot};
 use dp_upstream::LocalCluster;
 use dp_upstream::dns::cache::DnsCaches;
@@ -127,6 +128,7 @@ impl Proxy {
             bell,
             drain,
             workers: options.workers,
+            budget: bootstrap.max_connections.map(Budget::new),
             drain_time: options.drain_time,
             signals: options.signals,
             commands: commands.clone(),

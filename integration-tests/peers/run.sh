@@ -29,6 +29,8 @@ if [ ! -x "$peers/h2spec" ]; then
     done
 fi
 
+command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || timeout 120 apt-get install -y -qq haproxy >"$peers/haproxy.log" 2>&1 || true
+
 # All at once and of the whole workspace: the same features as in its tests, so nothing is built twice.
 cargo build -q --workspace --bin weir-proxy --example xds_server || exit 1
 proxy=$target/debug/weir-proxy
@@ -54,6 +56,7 @@ check xds_grpc 90 python3 $here/xds_grpc.py "$server"
 check differential 180 python3 $here/differential.py "$proxy"
 check balancing 120 python3 $here/balancing.py "$proxy" --requests 200 --only "round robin"
 check validate 60 python3 $here/validate.py "$proxy"
+check proxy_protocol 60 python3 $here/proxy_protocol.py "$proxy"
 check h2spec 120 $here/h2spec.sh "$proxy" "$peers/h2spec"
 check grpc_interop 120 python3 $here/grpc_interop.py "$proxy"
 check autobahn 300 python3 $here/autobahn.py "$proxy"

@@ -20,9 +20,9 @@ NOT_YET = {
     "filter-chain-matcher": "filter_chain_matcher", "freebind": "freebind", "health-checking": "outlier_detection",
     "internal-listener": "bootstrap_extensions", "load-reporting": "load_stats_config",
     "local-ratelimit-route-descriptors": "rate_limits", "locality-load-balancing": "health_checks",
-    "original-destination": "listener_filters[0]", "proxy-protocol": "transport_socket", "redis": "network filter",
+    "original-destination": "listener_filters[0]", "redis": "network filter",
     "retry-omit-canary": "retry_host_predicate", "retry-previous-priorities": "retry_priority",
-    "route-matcher-tree": "matcher", "tracing-opentelemetry": "tracing", "tracing-zipkin": "tracing", "udp": "protocol",
+    "route-matcher-tree": "matcher", "tracing-opentelemetry": "tracing", "tracing-zipkin": "tracing",
     **dict.fromkeys("""
         api-key-auth bandwidth-limit cache credential-injector csrf decompressor dynamic-forward-proxy ext-authz ext-
         authz-http grpc-bridge grpc-web header-to-metadata ip-tagging jwt-authn lua odcds on-demand rate-limit set-

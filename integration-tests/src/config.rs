@@ -55,6 +55,23 @@ pub fn to(cluster: &str, more: Value) -> Value {
     json!([{ "match": { "prefix": "/" }, "route": action }])
 }
 
+/// A TCP proxy to a cluster; `more` are further fields.
+pub fn tcp_proxy(cluster: &str, more: Value) -> Value {
+    let mut proxy = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "tcp",
+        "cluster": cluster,
+    });
+    merge(&mut proxy, more);
+    proxy
+}
+
+/// A filter, an extension or a transport socket: `kind` is its message below `envoy.extensions`.
+pub fn extension(kind: &str, mut fields: Value) -> Value {
+    fields["@type"] = format!("type.googleapis.com/envoy.extensions.{kind}").into();
+    json!({ "name": kind, "typed_config": fields })
+}
+
 /// A listener on a free port with one filter chain of one network filter.
 pub fn listener(name: &str, network: Value) -> Value {
     json!({

@@ -90,6 +90,20 @@ impl Wire {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// Ends the connection with a reset.
+    ///
+    /// # Panics
+    /// The socket takes no options.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a socket takes options");
+    }
+
+    /// How the peer ended the connection, once everything before was read.
+    pub fn ending(&mut self) -> io::Result<()> {
+        while self.fill()? > 0 {}
+        Ok(())
+    }
+
     /// Reads a head and nothing behind it; `None` when the peer closed before one was complete.
     pub fn head(&mut self) -> Option<Message> {
         let end = loop {
@@ -190,6 +204,11 @@ impl Wire {
         while self.buffer.len() < count && self.fill().unwrap_or(0) > 0 {}
         let count = count.min(self.buffer.len());
         self.buffer.drain(..count).collect()
+    }
+
+    /// What was read ahead of what was asked for.
+    pub fn taken(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
     }
 
     /// Everything until the peer closes.

@@ -13,6 +13,7 @@ use crate::resource::Resource;
 use crate::runtime::RuntimeLayer;
 
 mod decode;
+mod overload;
 mod read;
 
 pub use decode::decode;
@@ -35,6 +36,8 @@ pub struct Bootstrap {
     pub local_cluster: Option<String>,
     /// The admin server; none without it.
     pub admin: Option<Admin>,
+    /// The most connections of clients that may be open at a time.
+    pub max_connections: Option<u64>,
     /// Runtime values, later layers over earlier ones.
     pub runtime_layers: Vec<RuntimeLayer>,
     /// The file that is told of endpoints ejected by outlier detection, and of their return.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prost::Message;
 use proto::envoy::config::cluster::v3 as pb;
 use proto::envoy::config::cluster::v3::cluster as kind;
+use proto::envoy::config::core::v3::TransportSocket;
 
 use crate::core::{Metadata, TcpKeepalive, metadata, tcp_keepalive};
 use crate::endpoint::Assignment;
@@ -13,6 +14,7 @@ use crate::health_check::HealthCheck;
 use crate::invalid::{Invalid, Problems};
 use crate::lb_policy::{LbPolicy, panic_threshold};
 use crate::outlier::OutlierDetection;
+use crate::proxy_protocol::{self, Outbound};
 use crate::tls::UpstreamTls;
 
 pub mod breakers;
@@ -44,6 +46,8 @@ pub struct Cluster {
     pub http: HttpOptions,
     /// Plain text without.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// Connections begin with a PROXY protocol header, before TLS.
+    pub proxy_protocol: Option<Arc<Outbound>>,
     pub keepalive: Option<TcpKeepalive>,
     pub happy_eyeballs: HappyEyeballs,
     /// Each downstream connection has connections of its own.
@@ -97,6 +101,7 @@ impl Cluster {
             breakers: Breakers::default(),
             http: HttpOptions::default(),
             tls: None,
+            proxy_protocol: None,
             keepalive: None,
             happy_eyeballs: HappyEyeballs::default(),
             pool_per_downstream: false,
@@ -132,7 +137,10 @@ impl Cluster {
             p.refuse_at::<()>("name", "is empty");
         }
         let discovery = Discovery::decode(proto, p);
-        let tls = transport_socket(proto, p);
+        let (tls, proxy_protocol) = match &proto.transport_socket {
+            Some(socket) => p.at("transport_socket", |p| transport_socket(socket, true, p)).unzip(),
+            None => (Some(None), None),
+        };
         let lb = match &discovery {
             Some(discovery) if discovery.provides_balancing() => cluster_provided(proto, p),
             // What it was meant for is wrong already.
@@ -165,6 +173,7 @@ impl Cluster {
             breakers,
             http: http?,
             tls: tls?.map(Arc::new),
+            proxy_protocol: proxy_protocol.flatten().map(Arc::new),
             keepalive: connection_options(proto, p),
             happy_eyeballs: HappyEyeballs::decode(proto, p),
             pool_per_downstream: proto.connection_pool_per_downstream_connection,
@@ -255,28 +264,42 @@ fn is_old_original_dst(proto: &pb::Cluster) -> bool {
     is_type && matches!(proto.lb_config, Some(kind::LbConfig::OriginalDstLbConfig(_)))
 }
 
-/// `Some(None)` is plain text, which is also meant without a transport socket.
-fn transport_socket(proto: &pb::Cluster, p: &mut Problems) -> Option<Option<UpstreamTls>> {
+/// TLS, or plain text without, and the header before either; `outer` unless it is within another one.
+fn transport_socket(
+    socket: &TransportSocket,
+    outer: bool,
+    p: &mut Problems,
+) -> Option<(Option<UpstreamTls>, Option<Outbound>)> {
     use proto::envoy::config::core::v3::transport_socket::ConfigType;
+    use proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
     use proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
     use proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
-    let Some(socket) = &proto.transport_socket else { return Some(None) };
-    p.at("transport_socket", |p| {
-        let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
-            return p.refuse_at("typed_config", "is not set");
-        };
-        p.at("typed_config", |p| {
-            let any = crate::core::extension(any, p)?;
-            if any.is::<RawBuffer>() {
-                return Some(None);
-            }
-            if !any.is::<UpstreamTlsContext>() {
-                p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
-                return None;
-            }
+    let Some(ConfigType::TypedConfig(any)) = &socket.config_type else {
+        return p.refuse_at("typed_config", "is not set");
+    };
+    p.at("typed_config", |p| {
+        let any = crate::core::extension(any, p)?;
+        if any.is::<RawBuffer>() {
+            return Some((None, None));
+        }
+        if any.is::<UpstreamTlsContext>() {
             let context = crate::core::unpack::<UpstreamTlsContext>(&any, p)?;
-            crate::tls::upstream(&context, p).map(Some)
-        })
+            return crate::tls::upstream(&context, p).map(|tls| (Some(tls), None));
+        }
+        if any.is::<ProxyProtocolUpstreamTransport>() && outer {
+            let transport = crate::core::unpack::<ProxyProtocolUpstreamTransport>(&any, p)?;
+            // `allow_unspecified_address` and `tlv_as_pool_key` are not in Envoy's documentation.
+            crate::refuse_set!(p, transport; allow_unspecified_address, tlv_as_pool_key);
+            let config = transport.config.unwrap_or_default();
+            let header = p.at("config", |p| proxy_protocol::outbound(&config, p));
+            let Some(inner) = &transport.transport_socket else {
+                return p.refuse_at("transport_socket", "is required, for example envoy.transport_sockets.raw_buffer");
+            };
+            let (tls, _) = p.at("transport_socket", |p| transport_socket(inner, false, p))?;
+            return Some((tls, Some(header?)));
+        }
+        p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+        None
     })
 }
 

@@ -198,13 +198,20 @@ pub fn address(proto: Option<&pb::Address>, p: &mut Problems) -> Option<Address>
     }
 }
 
-/// Decodes a TCP address; an IP address, or a name where the user of the address resolves it.
+/// Whether it is an address of datagrams.
+pub(crate) fn is_udp(proto: Option<&pb::Address>) -> bool {
+    let udp = pb::socket_address::Protocol::Udp as i32;
+    matches!(
+        proto.and_then(|address| address.address.as_ref()),
+        Some(pb::address::Address::SocketAddress(socket)) if socket.protocol == udp
+    )
+}
+
+/// Decodes an address; an IP address, or a name where the user of the address resolves it. Whether it is of TCP or UDP
+/// is said by who uses it: listeners look, and to an endpoint goes what its listener has.
 pub fn socket_address(proto: &pb::SocketAddress, p: &mut Problems) -> Option<Address> {
     use pb::socket_address::PortSpecifier;
     let before = p.count();
-    if proto.protocol != pb::socket_address::Protocol::Tcp as i32 {
-        p.refuse_at::<()>("protocol", "only TCP is implemented by weir-proxy");
-    }
     refuse_set!(p, proto; resolver_name, network_namespace_filepath);
     let port = match proto.port_specifier {
         Some(PortSpecifier::PortValue(port)) => match u16::try_from(port) {

@@ -9,6 +9,7 @@ use proto::envoy::config::endpoint::v3 as wire;
 
 use crate::core::{Address, Fraction, Metadata, address, fraction, metadata};
 use crate::invalid::{Invalid, Problems};
+use crate::proxy_protocol;
 
 /// The endpoints of one cluster.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -301,6 +302,8 @@ impl Endpoint {
             },
             None => return p.refuse_at("endpoint", "is not set"),
         };
+        let metadata = metadata(proto.metadata.as_ref());
+        p.at("metadata", |p| proxy_protocol::of_endpoint(&metadata, p));
         p.at(field, |p| {
             let address = p.at("address", |p| endpoint_address(endpoint.address.as_ref(), names, p))?;
             let additional = p.each("additional_addresses", &endpoint.additional_addresses, |p, additional| {
@@ -313,7 +316,7 @@ impl Endpoint {
                 observability_name: endpoint.observability_name.clone(),
                 health: health?,
                 weight: proto.load_balancing_weight.unwrap_or(1),
-                metadata: Arc::new(metadata(proto.metadata.as_ref())),
+                metadata: Arc::new(metadata),
                 health_check: EndpointHealthCheck::decode(endpoint.health_check_config.as_ref(), p)?,
             })
         })

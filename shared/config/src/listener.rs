@@ -12,8 +12,11 @@ use ipnet::IpNet;
 use crate::access_log::AccessLog;
 use crate::core::{Address, Metadata, TcpKeepalive};
 use crate::hcm::HttpConnectionManager;
+use crate::network_filter::{NetworkFilter, RateLimit};
+use crate::proxy_protocol;
 use crate::tcp_proxy::TcpProxy;
 use crate::tls::DownstreamTls;
+use crate::udp_proxy::UdpListener;
 
 mod chain;
 mod decode;
@@ -56,6 +59,10 @@ pub struct Listener {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Logs of connections that no chain or no HTTP connection manager logs.
     pub access_logs: Vec<AccessLog>,
+    /// Takes datagrams in place of connections.
+    pub udp: Option<Box<UdpListener>>,
+    /// Its connections neither count for the limit of the process nor are refused by it.
+    pub ignore_global_limit: bool,
     /// Free-form.
     pub metadata: Metadata,
 }
@@ -98,18 +105,15 @@ pub enum ListenerFilter {
     TlsInspector {
         /// Larger client hellos are an error.
         max_client_hello_size: u32,
+        /// What is no client hello is an error too.
+        only_tls: bool,
     },
     /// Asks the kernel where a redirected connection was to go.
     OriginalDst,
     /// Takes the addresses from a PROXY protocol header.
-    ProxyProtocol {
-        /// Connections without a header go on as they are.
-        optional: bool,
-        /// Version 1 is understood.
-        v1: bool,
-        /// Version 2 is understood.
-        v2: bool,
-    },
+    ProxyProtocol(Box<proxy_protocol::Inbound>),
+    /// Limits how many connections come in a time.
+    LocalRateLimit(Box<RateLimit>),
 }
 
 /// What happens to a connection that it matches.
@@ -184,13 +188,6 @@ impl SourceType {
             Self::External => !source.is_loopback() && source != local,
         }
     }
-}
-
-/// A network filter that is not the last.
-#[derive(Debug, Clone, PartialEq)]
-pub enum NetworkFilter {
-    /// The TCP proxy behind it takes the cluster named like the server name.
-    SniCluster,
 }
 
 /// The last network filter.

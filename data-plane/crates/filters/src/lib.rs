@@ -1,4 +1,4 @@
-//! HTTP filters: the contract, the registry, the chain of a route, and one file per filter.
+//! Filters: the contract of HTTP filters, the registry, the chain of a route, network filters, and one file per filter.
 //!
 //! A filter is plain `&self` functions over its immutable compiled configuration and a small state per stream.
 //! Never: upstream connections, sockets, the proxy, spawning tasks.
@@ -9,6 +9,7 @@ mod fields;
 pub mod filter;
 pub mod http;
 mod matching;
+pub mod network;
 pub mod registry;
 pub mod run;
 pub mod services;

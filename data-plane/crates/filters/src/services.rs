@@ -130,7 +130,7 @@ impl Scope<'_> {
 // === impl KeepStore ===
 
 impl KeepStore {
-    fn get_or_make<T: Any + Send + Sync>(&self, key: String, make: impl FnOnce() -> T) -> Arc<T> {
+    pub(crate) fn get_or_make<T: Any + Send + Sync>(&self, key: String, make: impl FnOnce() -> T) -> Arc<T> {
         // A panic in `make` leaves the map whole, so a poisoned lock is still good.
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(part) = parts.get(&key).and_then(Weak::upgrade).and_then(|part| part.downcast().ok()) {

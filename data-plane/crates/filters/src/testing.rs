@@ -153,15 +153,13 @@ pub(crate) fn services(keep: &KeepStore, health: FixedHealth) -> Services<'_> {
 pub(crate) fn connection() -> ConnectionInfo {
     ConnectionInfo {
         id: 1,
-        direct_remote: Address::Ip("10.1.2.3:4000".parse().unwrap()),
-        remote: Address::Ip("10.1.2.3:4000".parse().unwrap()),
-        local: Address::Ip("192.168.0.1:8080".parse().unwrap()),
-        is_restored: false,
-        tls: None,
-        requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,
         listener: "l".into(),
         filter_chain: "c".into(),
+        ..ConnectionInfo::between(
+            Address::Ip("10.1.2.3:4000".parse().unwrap()),
+            Address::Ip("192.168.0.1:8080".parse().unwrap()),
+        )
     }
 }
 

@@ -98,6 +98,7 @@ pub(crate) enum Text {
     FilterChainName,
     TlsVersion(Side),
     TlsCipher(Side),
+    AccessLogType,
     /// Never has a value here, as in an Envoy where the feature is not used.
     Nothing,
 }
@@ -404,8 +405,7 @@ fn parse_with_argument(name: &str, argument: Option<&str>) -> Option<Result<Oper
         "HOSTNAME" if argument.is_some() => Err(Problem::Argument("takes no argument".into())),
         "HOSTNAME" => Ok(Operator::Constant(host_name())),
         "ACCESS_LOG_TYPE" if argument.is_some() => Err(Problem::Argument("takes no argument".into())),
-        // Logs are written when a stream ends, and never before.
-        "ACCESS_LOG_TYPE" => Ok(Operator::Constant("DownstreamEnd".into())),
+        "ACCESS_LOG_TYPE" => Ok(Operator::Text(Text::AccessLogType)),
         "ENVIRONMENT" if given.is_empty() => Err(Problem::Argument("needs the name of a variable".into())),
         "ENVIRONMENT" => Ok(Operator::Constant(std::env::var(given).unwrap_or_else(|_| "-".into()))),
         "REQUESTED_SERVER_NAME" => match given {

@@ -20,15 +20,14 @@ fn info() -> StreamInfo {
     let tls = TlsInfo { version: "TLSv1.3", peer: Some(Arc::new(peer)), ..Default::default() };
     let connection = ConnectionInfo {
         id: 7,
-        direct_remote: Address::Ip(([10, 1, 2, 3], 1000).into()),
-        remote: Address::Ip(([10, 1, 2, 3], 1000).into()),
-        local: Address::Ip(([127, 0, 0, 1], 19800).into()),
-        is_restored: false,
         tls: Some(tls),
-        requested_server_name: None,
         start: UNIX_EPOCH,
         listener: "l".into(),
         filter_chain: "fc1".into(),
+        ..ConnectionInfo::between(
+            Address::Ip(([10, 1, 2, 3], 1000).into()),
+            Address::Ip(([127, 0, 0, 1], 19800).into()),
+        )
     };
     let start = UNIX_EPOCH + Duration::new(1_795_453_879, 982_423_000);
     let mut info = StreamInfo::new(Arc::new(connection), Protocol::Http11, start, Instant::now());

@@ -149,7 +149,8 @@ fn field_bytes(headers: &Headers) -> u64 {
 fn write_text(which: Text, inputs: &Inputs<'_>, out: &mut String) -> bool {
     let info = inputs.info;
     match which {
-        Text::Protocol => push(out, Some(info.protocol.as_str())),
+        // Without a request it is a connection.
+        Text::Protocol => push(out, inputs.request.map(|_| info.protocol.as_str())),
         Text::UpstreamProtocol => push(out, info.upstream.protocol.map(Protocol::as_str)),
         // Envoy has this for a value of its own, not for a missing one.
         Text::ResponseFlags | Text::ResponseFlagsLong if info.flags.is_empty() => push(out, Some("-")),
@@ -179,6 +180,7 @@ fn write_text(which: Text, inputs: &Inputs<'_>, out: &mut String) -> bool {
         Text::FilterChainName => push(out, some(&info.connection.filter_chain)),
         Text::TlsVersion(side) => push(out, tls(side, info).and_then(|tls| some(tls.version))),
         Text::TlsCipher(side) => push(out, tls(side, info).and_then(|tls| some(tls.cipher))),
+        Text::AccessLogType => push(out, Some(info.log_type)),
         Text::Nothing => false,
     }
 }

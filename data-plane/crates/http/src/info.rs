@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
+
 use crate::flags::Flags;
 use crate::head::Protocol;
 
@@ -74,6 +76,10 @@ pub struct ConnectionInfo {
     pub start: SystemTime,
     pub listener: Arc<str>,
     pub filter_chain: Arc<str>,
+    /// What of the client's PROXY header may be passed on: its extensions by their type. `None` without a header.
+    pub proxied: Option<Arc<[(u8, Bytes)]>>,
+    /// What listener filters found; every stream of the connection begins with it.
+    pub metadata: Option<Box<Metadata>>,
 }
 
 impl ConnectionInfo {
@@ -184,7 +190,9 @@ pub struct StreamInfo {
     /// Path before any rewrite, when it was rewritten.
     pub original_path: Option<String>,
     /// Dynamic metadata by filter name; boxed because most streams have none.
-    pub metadata: Option<Box<BTreeMap<String, BTreeMap<String, String>>>>,
+    pub metadata: Option<Box<Metadata>>,
+    /// `%ACCESS_LOG_TYPE%`: the moment that a line is written at.
+    pub log_type: &'static str,
     /// Filter state objects by key.
     pub filter_state: Option<Box<BTreeMap<String, String>>>,
     /// The route's static metadata, for `%METADATA(ROUTE:…)%`.
@@ -193,7 +201,7 @@ pub struct StreamInfo {
     pub host_metadata: Option<Arc<Metadata>>,
 }
 
-/// Static metadata of a resource: filter name → dotted path → text or JSON text.
+/// Metadata of a stream or a resource: filter name → dotted path → text or JSON text.
 pub type Metadata = BTreeMap<String, BTreeMap<String, String>>;
 
 // === impl Address ===
@@ -223,10 +231,33 @@ impl std::fmt::Display for Address {
     }
 }
 
+// === impl ConnectionInfo ===
+
+impl ConnectionInfo {
+    /// A connection of which only the addresses are known.
+    pub fn between(remote: Address, local: Address) -> Self {
+        Self {
+            id: 0,
+            direct_remote: remote.clone(),
+            remote,
+            local,
+            is_restored: false,
+            tls: None,
+            requested_server_name: None,
+            start: SystemTime::now(),
+            listener: "".into(),
+            filter_chain: "".into(),
+            proxied: None,
+            metadata: None,
+        }
+    }
+}
+
 // === impl StreamInfo ===
 
 impl StreamInfo {
     pub fn new(connection: Arc<ConnectionInfo>, protocol: Protocol, start: SystemTime, began: Instant) -> Self {
+        let metadata = connection.metadata.clone();
         Self {
             client: connection.remote.clone(),
             connection,
@@ -249,7 +280,8 @@ impl StreamInfo {
             health_check: false,
             grpc_status: None,
             original_path: None,
-            metadata: None,
+            metadata,
+            log_type: "DownstreamEnd",
             filter_state: None,
             route_metadata: None,
             cluster_metadata: None,

@@ -12,9 +12,10 @@ pub mod rewind;
 pub mod sniff;
 pub mod stream;
 pub mod tls;
+pub mod udp;
 
 pub use dial::{DialOptions, dial, dial_first};
 pub use listen::{Accepted, BindError, Bound, ListenOptions, Listener};
-pub use relay::{Direction, End, Relayed, relay};
+pub use relay::{Direction, End, Relayed, Side, relay};
 pub use rewind::Rewind;
-pub use stream::{Keepalive, Stream};
+pub use stream::{Keepalive, Reset, Resettable, Stream};

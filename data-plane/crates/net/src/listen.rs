@@ -29,6 +29,8 @@ pub struct ListenOptions {
     pub keepalive: Option<Keepalive>,
     /// Permissions of a unix socket's file.
     pub mode: Option<u32>,
+    /// Takes datagrams; they stick to a worker only where each has its own socket, so that else only one takes them.
+    pub datagrams: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,7 @@ impl Default for ListenOptions {
             ipv4_compat: false,
             keepalive: None,
             mode: None,
+            datagrams: false,
         }
     }
 }
@@ -100,7 +103,7 @@ impl Bound {
     /// Binds and listens for all workers, or for none. A port of 0 is resolved once, and all workers share it.
     pub fn bind(address: &Address, options: &ListenOptions) -> Result<Self, BindError> {
         let bound = match address {
-            Address::Ip(ip) => bind_tcp(*ip, options),
+            Address::Ip(ip) => bind_ip(*ip, options),
             Address::Pipe(path) => bind_unix(path, options),
         };
         bound.map_err(|source| BindError { address: address.clone(), source })
@@ -115,6 +118,15 @@ impl Bound {
     pub fn split(self) -> Vec<Bound> {
         let Self { address, sockets } = self;
         sockets.into_iter().map(|socket| Self { address: address.clone(), sockets: vec![socket] }).collect()
+    }
+
+    /// Registers the first socket with the runtime of this thread, for datagrams.
+    pub fn into_datagrams(mut self) -> io::Result<crate::udp::Datagrams> {
+        let socket = self.sockets.pop().ok_or(io::ErrorKind::NotConnected)?;
+        match self.address {
+            Address::Ip(address) => crate::udp::Datagrams::new(socket, address),
+            Address::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Registers the first socket with the runtime of this thread.
@@ -132,16 +144,19 @@ impl Bound {
     }
 }
 
-fn bind_tcp(mut address: SocketAddr, options: &ListenOptions) -> io::Result<Bound> {
+fn bind_ip(mut address: SocketAddr, options: &ListenOptions) -> io::Result<Bound> {
     if options.exclusive && options.reuse_port && address.port() != 0 {
         // Without SO_REUSEPORT the kernel refuses an address that anybody listens on.
-        open_tcp(address, &ListenOptions { reuse_port: false, ..options.clone() })?;
+        open_ip(address, &ListenOptions { reuse_port: false, ..options.clone() })?;
     }
-    let first = open_tcp(address, options)?;
+    let first = open_ip(address, options)?;
     address = first.local_addr()?.as_socket().unwrap_or(address);
     let mut sockets = vec![first];
-    while sockets.len() < options.workers.max(1) {
-        sockets.push(if options.reuse_port { open_tcp(address, options)? } else { sockets[0].try_clone()? });
+    while sockets.len() < options.workers.max(1) && (options.reuse_port || !options.datagrams) {
+        sockets.push(if options.reuse_port { open_ip(address, options)? } else { sockets[0].try_clone()? });
+    }
+    if options.datagrams {
+        return Ok(Bound { address: Address::Ip(address), sockets });
     }
     // Listening comes last: no connection may wait in the queue of a socket that is closed again on an error.
     let listened = if options.reuse_port { &sockets[..] } else { &sockets[..1] };
@@ -155,20 +170,24 @@ fn backlog(options: &ListenOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
-fn open_tcp(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn open_ip(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let kind = if options.datagrams { Type::DGRAM } else { Type::STREAM };
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
+    // For datagrams it would let another process take the address.
+    socket.set_reuse_address(!options.datagrams)?;
     if options.reuse_port {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
         socket.set_only_v6(!options.ipv4_compat)?;
     }
-    // Connections inherit both from the listening socket, which saves a system call for each.
-    socket.set_tcp_nodelay(true)?;
-    if let Some(keepalive) = options.keepalive {
-        keepalive.apply(&SockRef::from(&socket))?;
+    if !options.datagrams {
+        // Connections inherit both from the listening socket, which saves a system call for each.
+        socket.set_tcp_nodelay(true)?;
+        if let Some(keepalive) = options.keepalive {
+            keepalive.apply(&SockRef::from(&socket))?;
+        }
     }
     socket.bind(&address.into())?;
     Ok(socket)

@@ -1,9 +1,9 @@
-//! The PROXY protocol, versions 1 and 2, at the start of a connection.
+//! The PROXY protocol, versions 1 and 2, at the start of a connection: read, and written.
 //!
-//! Strict: a header that is not exactly right ends the connection, because its address is trusted.
+//! Reading is strict: a header that is not exactly right ends the connection, because its address is trusted.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader};
 use tokio::io::AsyncRead;
@@ -93,7 +93,11 @@ pub enum Parsed {
 
 /// Parses the first bytes of a connection.
 pub fn parse(bytes: &[u8], options: ProxyProtocolOptions) -> Result<Parsed, ProxyProtocolError> {
-    let version = match (starts(bytes, V1), starts(bytes, V2)) {
+    // Where a header is optional, those of a version that is not allowed are not looked for, as in Envoy.
+    let looked_for = |allowed: bool, signature| {
+        if allowed || !options.optional { starts(bytes, signature) } else { Some(false) }
+    };
+    let version = match (looked_for(options.allow_v1, V1), looked_for(options.allow_v2, V2)) {
         (Some(true), _) => 1,
         (_, Some(true)) => 2,
         (None, _) | (_, None) => return Ok(Parsed::Incomplete),
@@ -122,6 +126,73 @@ pub fn parse(bytes: &[u8], options: ProxyProtocolOptions) -> Result<Parsed, Prox
     let tlvs = if version == 2 { tlvs(&bytes[..length])? } else { Vec::new() };
     Ok(Parsed::Header(Proxied { version, addresses, tlvs }, length))
 }
+
+// === writing ===
+
+/// The header for a connection from `source` to `destination`; without addresses, one that says nothing of them.
+pub fn encode<'t>(
+    version: u8,
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    tlvs: impl Iterator<Item = (u8, &'t [u8])>,
+) -> Vec<u8> {
+    let addresses = addresses.map(|(source, destination)| same_family(source, destination));
+    if version == 1 { encode_v1(addresses) } else { encode_v2(addresses, tlvs) }
+}
+
+fn encode_v1(addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    let Some((source, destination)) = addresses else { return b"PROXY UNKNOWN\r\n".to_vec() };
+    let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (from, to) = (source.ip(), destination.ip());
+    format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
+}
+
+fn encode_v2<'t>(addresses: Option<(SocketAddr, SocketAddr)>, tlvs: impl Iterator<Item = (u8, &'t [u8])>) -> Vec<u8> {
+    // Command, family and protocol: LOCAL of nothing, or PROXY of a stream.
+    let (command, family) = match addresses {
+        None => (0x20, 0x00),
+        Some((source, _)) if source.is_ipv4() => (0x21, 0x11),
+        Some(_) => (0x21, 0x21),
+    };
+    let mut header = [V2, &[command, family, 0, 0]].concat();
+    for address in addresses.iter().flat_map(|(source, destination)| [source, destination]) {
+        match address.ip() {
+            IpAddr::V4(ip) => header.extend_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => header.extend_from_slice(&ip.octets()),
+        }
+    }
+    for address in addresses.iter().flat_map(|(source, destination)| [source, destination]) {
+        header.extend_from_slice(&address.port().to_be_bytes());
+    }
+    for (kind, value) in tlvs {
+        // What does not fit any more is left out: a length of 16 bits holds for each and for all.
+        if let Ok(length) = u16::try_from(value.len())
+            && header.len() - 16 + 3 + value.len() <= usize::from(u16::MAX)
+        {
+            header.push(kind);
+            header.extend_from_slice(&length.to_be_bytes());
+            header.extend_from_slice(value);
+        }
+    }
+    let length = u16::try_from(header.len() - 16).unwrap_or(u16::MAX);
+    header[14..16].copy_from_slice(&length.to_be_bytes());
+    header
+}
+
+/// A header names one family: IPv4 if both are, else IPv6.
+fn same_family(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr) {
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (source, destination) = (plain(source), plain(destination));
+    if source.is_ipv4() == destination.is_ipv4() {
+        return (source, destination);
+    }
+    let mapped = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    };
+    (mapped(source), mapped(destination))
+}
+
+// === parts of the parser ===
 
 /// Whether `bytes` start with `signature`; `None` while that is open.
 fn starts(bytes: &[u8], signature: &[u8]) -> Option<bool> {
@@ -214,6 +285,28 @@ mod tests {
         assert_eq!(read_header(&mut stream, optional).await.unwrap(), None);
         let v1_only = ProxyProtocolOptions { allow_v2: false, ..OPTIONS };
         assert!(matches!(parse(&v2(0x20, 0, b""), v1_only), Err(ProxyProtocolError::Version(2))));
+    }
+
+    #[test]
+    fn versions_that_are_not_allowed_are_not_looked_for_where_a_header_is_optional() {
+        let v1_only = ProxyProtocolOptions { allow_v2: false, optional: true, ..OPTIONS };
+        assert_eq!(parse(&v2(0x20, 0, b""), v1_only).unwrap(), Parsed::None);
+        assert_eq!(parse(b"PRO", v1_only).unwrap(), Parsed::Incomplete);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let v4 = ("1.2.3.4:9".parse().unwrap(), "5.6.7.8:80".parse().unwrap());
+        let v6 = ("[2001:db8::1]:9".parse().unwrap(), "[::2]:80".parse().unwrap());
+        let mixed = ("[::ffff:1.2.3.4]:9".parse().unwrap(), "[::2]:80".parse().unwrap());
+        let tlvs = || [(0xE0, &b"ab"[..]), (2, b"")].into_iter();
+        check(&encode(1, Some(v4), tlvs()), "v1 1.2.3.4:9 5.6.7.8:80 [] 33");
+        check(&encode(1, Some(v6), tlvs()), "v1 [2001:db8::1]:9 [::2]:80 [] 34");
+        check(&encode(1, None, tlvs()), "v1 local [] 15");
+        check(&encode(2, Some(v4), tlvs()), "v2 1.2.3.4:9 5.6.7.8:80 [(224, [97, 98]), (2, [])] 36");
+        check(&encode(2, Some(v6), [].into_iter()), "v2 [2001:db8::1]:9 [::2]:80 [] 52");
+        check(&encode(2, Some(mixed), [].into_iter()), "v2 [::ffff:1.2.3.4]:9 [::2]:80 [] 52");
+        check(&encode(2, None, [].into_iter()), "v2 local [] 16");
     }
 
     proptest::proptest! {

@@ -23,6 +23,13 @@ pub enum Direction {
     Backward,
 }
 
+/// One of the two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    First,
+    Second,
+}
+
 /// Why a relay ended.
 #[derive(Debug)]
 pub enum End {
@@ -30,8 +37,8 @@ pub enum End {
     Closed,
     /// Nothing moved for the idle time.
     Idle,
-    /// Reading or writing failed in this direction.
-    Failed(Direction, io::Error),
+    /// This side broke: it was reset, or does not take or give bytes any more.
+    Failed(Side, io::Error),
 }
 
 /// What a relay did.
@@ -72,11 +79,11 @@ where
             }
         };
         let there = match forward.poll(cx, a, b, &mut |n| note(Direction::Forward, n)) {
-            Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(Direction::Forward, error)),
+            Poll::Ready(Err(broken)) => return Poll::Ready(broken.end(Side::First, Side::Second)),
             there => there.is_ready(),
         };
         let back = match backward.poll(cx, b, a, &mut |n| note(Direction::Backward, n)) {
-            Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(Direction::Backward, error)),
+            Poll::Ready(Err(broken)) => return Poll::Ready(broken.end(Side::Second, Side::First)),
             back => back.is_ready(),
         };
         if there && back {
@@ -124,6 +131,23 @@ enum State {
     Done,
 }
 
+/// Which end of a direction broke.
+enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+// === impl Broken ===
+
+impl Broken {
+    fn end(self, from: Side, to: Side) -> End {
+        match self {
+            Self::Reading(error) => End::Failed(from, error),
+            Self::Writing(error) => End::Failed(to, error),
+        }
+    }
+}
+
 // === impl Pump ===
 
 impl Pump {
@@ -137,14 +161,14 @@ impl Pump {
         from: &mut R,
         to: &mut W,
         moved: &mut impl FnMut(usize),
-    ) -> Poll<io::Result<()>>
+    ) -> Poll<Result<(), Broken>>
     where
         R: AsyncRead + Unpin + ?Sized,
         W: AsyncWrite + Unpin + ?Sized,
     {
         let mut turn = 0;
         loop {
-            ready!(self.poll_write(cx, to, moved))?;
+            ready!(self.poll_write(cx, to, moved)).map_err(Broken::Writing)?;
             match self.state {
                 State::Open => {}
                 State::Ended => {
@@ -160,10 +184,10 @@ impl Pump {
                 return Poll::Pending;
             }
             match self.poll_read(cx, from) {
-                Poll::Ready(read) => turn += read?,
+                Poll::Ready(read) => turn += read.map_err(Broken::Reading)?,
                 Poll::Pending => {
                     if self.flush {
-                        ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                        ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::Writing)?;
                         self.flush = false;
                     }
                     return Poll::Pending;

@@ -35,6 +35,11 @@ impl<S> Rewind<S> {
         &self.stream
     }
 
+    /// The same with something around the stream.
+    pub fn map<T>(self, wrap: impl FnOnce(S) -> T) -> Rewind<T> {
+        Rewind { ahead: self.ahead, stream: wrap(self.stream) }
+    }
+
     /// The stream itself, when no byte is left ahead.
     pub fn into_stream(self) -> Result<S, Self> {
         if self.ahead.is_empty() { Ok(self.stream) } else { Err(self) }

@@ -14,17 +14,31 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The longest request line that is looked for.
 const HTTP1_LIMIT: usize = 16 << 10;
 
-/// The ClientHello of a connection; `None` when it does not speak TLS, or ended before it said so.
-pub async fn tls<S: AsyncRead + Unpin>(stream: &mut Rewind<S>) -> io::Result<Option<ClientHello>> {
+/// What the first bytes of a connection are, as far as TLS is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    Hello(ClientHello),
+    /// Something else, or it ended before it said so.
+    No,
+    /// A ClientHello beyond the limit.
+    TooLarge,
+}
+
+/// Looks for a ClientHello of at most `limit` bytes.
+pub async fn tls<S: AsyncRead + Unpin>(stream: &mut Rewind<S>, limit: usize) -> io::Result<Tls> {
+    let limit = limit.min(client_hello::LIMIT);
     let mut wanted = 1;
     loop {
         match client_hello::parse(stream.ahead()) {
-            Parsed::Hello(hello) => return Ok(Some(hello)),
-            Parsed::NotTls => return Ok(None),
+            Parsed::Hello(hello) => return Ok(Tls::Hello(hello)),
+            Parsed::NotTls => return Ok(Tls::No),
             Parsed::Incomplete(more) => wanted = more.max(wanted),
         }
-        if wanted > client_hello::LIMIT || !stream.read_ahead(wanted, client_hello::LIMIT).await? {
-            return Ok(None);
+        if wanted > limit {
+            return Ok(Tls::TooLarge);
+        }
+        if !stream.read_ahead(wanted, limit).await? {
+            return Ok(Tls::No);
         }
     }
 }
@@ -88,9 +102,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_hello_beyond_the_limit_is_not_waited_for() {
+        // The record says that 16,000 bytes follow.
+        let mut stream = Rewind::new(&b"\x16\x03\x01\x3e\x80\x01\x00\x3e\x7c\x03\x03"[..]);
+        assert_eq!(tls(&mut stream, 1024).await.unwrap(), Tls::TooLarge);
+        assert_eq!(tls(&mut stream, 16384).await.unwrap(), Tls::No);
+    }
+
+    #[tokio::test]
     async fn what_was_looked_at_is_read_again() {
         let mut stream = Rewind::new(&b"GET / HTTP/1.1\r\n\r\n"[..]);
-        assert_eq!(tls(&mut stream).await.unwrap(), None);
+        assert_eq!(tls(&mut stream, 16384).await.unwrap(), Tls::No);
         assert_eq!(http(&mut stream).await.unwrap(), Some("http/1.1"));
         let mut all = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut all).await.unwrap();

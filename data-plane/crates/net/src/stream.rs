@@ -1,8 +1,10 @@
-//! A plain connection: TCP or a unix socket.
+//! A plain connection: TCP or a unix socket; and one that can be made to end with a reset.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -92,5 +94,73 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// A connection that is reset when it is dropped, if its [`Reset`] says so: then the peer knows that bytes were lost.
+#[derive(Debug)]
+pub struct Resettable {
+    stream: Stream,
+    reset: Reset,
+}
+
+/// Makes a connection end with a reset, from behind whatever was put around it.
+#[derive(Debug, Clone, Default)]
+pub struct Reset(Rc<Cell<bool>>);
+
+// === impl Resettable ===
+
+impl Resettable {
+    pub fn new(stream: Stream) -> (Self, Reset) {
+        let reset = Reset::default();
+        (Self { stream, reset: reset.clone() }, reset)
+    }
+}
+
+impl Reset {
+    /// The connection ends with a reset once it is dropped.
+    pub fn arm(&self) {
+        self.0.set(true);
+    }
+}
+
+impl Drop for Resettable {
+    fn drop(&mut self) {
+        if let (true, Stream::Tcp(stream)) = (self.reset.0.get(), &self.stream) {
+            // It may be gone already.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Resettable {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Resettable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -94,6 +94,7 @@ stats! {
         counter downstream_listener_filter_error,
         counter downstream_listener_filter_remote_close,
         counter no_filter_chain_match,
+        counter downstream_rx_datagram_dropped,
         histogram downstream_cx_length_ms,
     }
 }
@@ -109,6 +110,52 @@ stats! {
         counter fail_verify_error,
         counter fail_verify_san,
         counter fail_verify_cert_hash,
+    }
+}
+
+stats! {
+    /// `tls_inspector.`: the ClientHellos of all listeners.
+    pub struct TlsInspectorStats {
+        counter client_hello_too_large,
+        counter tls_found,
+        counter tls_not_found,
+        counter alpn_found,
+        counter alpn_not_found,
+        counter sni_found,
+        counter sni_not_found,
+    }
+}
+
+stats! {
+    /// `proxy_proto.` or `proxy_proto.STAT_PREFIX.`: PROXY protocol headers that were not there.
+    pub struct ProxyProtocolStats {
+        counter not_found_allowed,
+        counter not_found_disallowed,
+    }
+}
+
+stats! {
+    /// `proxy_proto.….versions.v1.` and `….v2.`: PROXY protocol headers of one version.
+    pub struct ProxyProtocolVersionStats {
+        counter found,
+        counter disallowed,
+        counter error,
+    }
+}
+
+stats! {
+    /// `udp.STAT_PREFIX.`: one UDP proxy.
+    pub struct UdpStats {
+        counter downstream_sess_no_route,
+        counter downstream_sess_rx_bytes,
+        counter downstream_sess_rx_datagrams,
+        counter downstream_sess_rx_errors,
+        counter downstream_sess_total,
+        counter downstream_sess_tx_bytes,
+        counter downstream_sess_tx_datagrams,
+        counter downstream_sess_tx_errors,
+        counter idle_timeout,
+        gauge downstream_sess_active,
     }
 }
 

@@ -1,4 +1,4 @@
-//! From an accepted socket to a filter chain: PROXY header, ClientHello, chain, TLS, then HTTP or TCP.
+//! From an accepted socket to a filter chain: listener filters, chain, network filters, TLS, then HTTP or TCP.
 //!
 //! Everything a stranger can make us wait for has a deadline here.
 
@@ -7,20 +7,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use dp_filters::network::Refusal;
 use dp_format::Inputs;
 use dp_http::info::{Address, ConnectionInfo, TlsInfo};
 use dp_http::io::Io;
 use dp_http::{Protocol, StreamInfo};
 use dp_net::listen::Accepted;
 use dp_net::rewind::Rewind;
-use dp_net::{proxy_protocol, sniff, tls};
+use dp_net::{Reset, Resettable, Stream, tls};
 use dp_snapshot::chain_match::Facts;
 use dp_snapshot::{FilterChain, Listener, Network};
 use stdx::drain::Phase;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use crate::worker::Worker;
-use crate::{http_connection, tcp};
+use crate::{http_connection, look, tcp};
 
 /// What the streams of one downstream connection share.
 pub(crate) struct Connection {
@@ -37,39 +39,45 @@ impl Drop for Connection {
 }
 
 /// What was learned before the filter chain was known.
-struct Found {
-    stream: Rewind<dp_net::stream::Stream>,
-    direct_remote: Address,
-    remote: Address,
-    local: Address,
-    /// `local` is where the client wanted to go, rather than where we accepted it.
-    is_restored: bool,
-    server_name: Option<Arc<str>>,
-    application_protocols: Vec<String>,
-    is_tls: bool,
+pub(crate) struct Found {
+    pub(crate) stream: Rewind<Stream>,
+    /// The addresses, and what a PROXY header said besides.
+    pub(crate) info: ConnectionInfo,
+    pub(crate) server_name: Option<Arc<str>>,
+    pub(crate) application_protocols: Vec<String>,
+    pub(crate) is_tls: bool,
+}
+
+impl Found {
+    fn new(accepted: Accepted) -> Self {
+        Self {
+            stream: Rewind::new(accepted.stream),
+            info: ConnectionInfo::between(accepted.remote, accepted.local),
+            server_name: None,
+            application_protocols: Vec::new(),
+            is_tls: false,
+        }
+    }
 }
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted: Accepted) {
     let shard = worker.shard;
+    let stats = Arc::clone(&listener.stats);
+    let _counted = match worker.budget.as_ref().filter(|_| !listener.config.ignore_global_limit) {
+        None => None,
+        Some(budget) => match budget.admit() {
+            Some(counted) => Some(counted),
+            None => return stats.downstream_global_cx_overflow().inc(shard),
+        },
+    };
     // The end of the process waits for it.
     let _guard = worker.drain.guard();
-    let stats = Arc::clone(&listener.stats);
     stats.downstream_cx_total().inc(shard);
     stats.downstream_cx_active().inc(shard);
     let began = Instant::now();
-    let early = ConnectionInfo {
-        id: 0,
-        direct_remote: accepted.remote.clone(),
-        remote: accepted.remote.clone(),
-        local: accepted.local.clone(),
-        is_restored: false,
-        tls: None,
-        requested_server_name: None,
-        start: SystemTime::now(),
-        listener: Arc::clone(&listener.name),
-        filter_chain: "".into(),
-    };
+    let mut early = ConnectionInfo::between(accepted.remote.clone(), accepted.local.clone());
+    early.listener = Arc::clone(&listener.name);
     let mut info = Arc::new(early);
     let logged = Arc::clone(&listener);
     let ended = identify(worker, listener, accepted, &mut info).await;
@@ -78,6 +86,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted:
         match end {
             Early::Timeout => stats.downstream_pre_cx_timeout().inc(shard),
             Early::NoChain => stats.no_filter_chain_match().inc(shard),
+            Early::Filter => stats.downstream_listener_filter_error().inc(shard),
             Early::Closed => {}
         }
     }
@@ -87,9 +96,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted:
 }
 
 /// Why a connection ended before its first request.
-enum Early {
+pub(crate) enum Early {
     Timeout,
     NoChain,
+    /// A listener filter closed it.
+    Filter,
     Closed,
 }
 
@@ -100,6 +111,7 @@ fn log(listener: &Listener, info: Arc<ConnectionInfo>, began: Instant) {
     }
     let start = info.start;
     let mut info = StreamInfo::new(info, Protocol::Http11, start, began);
+    info.log_type = "NotSet";
     info.duration = Some(began.elapsed());
     let inputs = Inputs { info: &info, request: None, response: None, trailers: None, local_reply_body: "" };
     for log in &listener.access_logs {
@@ -113,52 +125,83 @@ async fn identify(
     accepted: Accepted,
     known: &mut Arc<ConnectionInfo>,
 ) -> Result<(), Early> {
-    let mut found = Found {
-        stream: Rewind::new(accepted.stream),
-        direct_remote: accepted.remote.clone(),
-        remote: accepted.remote,
-        local: accepted.local,
-        is_restored: false,
-        server_name: None,
-        application_protocols: Vec::new(),
-        is_tls: false,
-    };
-    let looked = within(listener.filters_timeout, look(&listener, &mut found)).await;
-    match looked {
-        Some(result) => result?,
-        None if listener.continue_on_timeout => {}
-        None => return Err(Early::Timeout),
+    let shard = worker.shard;
+    let mut found = Found::new(accepted);
+    if !listener.filters.is_empty() {
+        listener.stats.downstream_pre_cx_active().inc(shard);
+        let looked = within(listener.filters_timeout, look::run(&listener, &mut found, shard)).await;
+        listener.stats.downstream_pre_cx_active().dec(shard);
+        match looked {
+            Some(result) => result?,
+            None if listener.continue_on_timeout => {}
+            None => return Err(Early::Timeout),
+        }
     }
     let chain = choose(&listener, &found).ok_or(Early::NoChain)?;
-    let guard = chain.drain.guard();
-    let (io, tls) = secure(&chain, found.stream, worker.shard).await?;
-    let info = ConnectionInfo {
-        id: worker.next_id(),
-        direct_remote: found.direct_remote,
-        remote: found.remote,
-        local: found.local,
-        is_restored: found.is_restored,
-        requested_server_name: found.server_name.or_else(|| tls.as_ref().and_then(|tls| tls.sni.clone())),
-        tls,
-        start: SystemTime::now(),
-        listener: Arc::clone(&listener.name),
-        filter_chain: Arc::clone(&chain.name),
+    let _guard = chain.drain.guard();
+    let Found { stream, server_name, mut info, .. } = found;
+    info.id = worker.next_id();
+    info.start = SystemTime::now();
+    info.listener = Arc::clone(&listener.name);
+    info.filter_chain = Arc::clone(&chain.name);
+    info.requested_server_name = server_name;
+    // Held for as long as the connection is open.
+    let _held = match chain.filters.on_connection(shard) {
+        Ok(held) => held,
+        Err(refusal) => {
+            *known = Arc::new(info);
+            refuse(&chain, stream_info(known), refusal, stream).await;
+            return Err(Early::Closed);
+        }
     };
-    let info = Arc::new(info);
-    *known = Arc::clone(&info);
-    let conn = Connection { worker, listener, chain, info };
+    let (io, reset, tls) = secure(&chain, stream, shard).await?;
+    if info.requested_server_name.is_none() {
+        info.requested_server_name = tls.as_ref().and_then(|tls| tls.sni.clone());
+    }
+    info.tls = tls;
+    *known = Arc::new(info);
+    if chain.filters.looks_at_established() {
+        let mut stream = stream_info(known);
+        if let Err(refusal) = chain.filters.on_established(&mut stream, shard) {
+            refuse(&chain, stream, refusal, io).await;
+            return Err(Early::Closed);
+        }
+        let metadata = stream.metadata.take();
+        drop(stream);
+        // Nobody else has it yet.
+        if let Some(info) = Arc::get_mut(known) {
+            info.metadata = metadata;
+        }
+    }
+    let conn = Connection { worker, listener, chain, info: Arc::clone(known) };
     let mut phase = conn.chain.drain.watch();
     tokio::select! {
-        () = carry(conn, io) => {}
+        () = carry(conn, io, reset) => {}
         // The drain time is over: what still runs is cut.
         _ = phase.wait_for(|phase| *phase == Phase::Now) => {}
     }
-    drop(guard);
     Ok(())
 }
 
+fn stream_info(info: &Arc<ConnectionInfo>) -> StreamInfo {
+    StreamInfo::new(Arc::clone(info), Protocol::Http11, info.start, Instant::now())
+}
+
+/// Closes a connection that a network filter did not let in, perhaps after a while.
+async fn refuse<S>(chain: &FilterChain, info: StreamInfo, refusal: Refusal, stream: S) {
+    if let Network::Tcp(proxy) = &chain.network {
+        tcp::refused(proxy, info, &refusal.details);
+    }
+    if let Some(delay) = refusal.delay {
+        let mut phase = chain.drain.watch();
+        // Passing time is all that is waited for; the end of the drain time ends it too.
+        let _ = timeout(delay, phase.wait_for(|phase| *phase == Phase::Now)).await;
+    }
+    drop(stream);
+}
+
 /// Hands the bytes to what the chain ends in.
-async fn carry(conn: Connection, io: Io) {
+async fn carry(conn: Connection, io: Io, reset: Reset) {
     match &conn.chain.network {
         Network::Http(hcm) => {
             let hcm = Arc::clone(hcm);
@@ -166,47 +209,18 @@ async fn carry(conn: Connection, io: Io) {
         }
         Network::Tcp(proxy) => {
             let proxy = Arc::clone(proxy);
-            tcp::serve(conn, &proxy, io).await;
+            tcp::serve(conn, &proxy, tcp::Down { io, reset }).await;
         }
         Network::Close => {}
     }
 }
 
-/// Runs the listener filters: reads the PROXY header, looks at the ClientHello.
-async fn look(listener: &Listener, found: &mut Found) -> Result<(), Early> {
-    if listener.original_dst
-        && let Some(address) = found.stream.stream().original_destination()
-    {
-        found.local = Address::Ip(address);
-        found.is_restored = true;
-    }
-    if let Some(options) = listener.proxy_protocol {
-        let proxied = proxy_protocol::read_header(&mut found.stream, options).await.map_err(|error| {
-            tracing::debug!(listener = %listener.name, %error, "refused a connection");
-            Early::Closed
-        })?;
-        if let Some((source, destination)) = proxied.and_then(|proxied| proxied.addresses) {
-            found.remote = Address::Ip(source);
-            found.local = Address::Ip(destination);
-            found.is_restored = true;
-        }
-    }
-    if listener.inspect_tls
-        && let Some(hello) = sniff::tls(&mut found.stream).await.map_err(|_| Early::Closed)?
-    {
-        found.is_tls = true;
-        found.server_name = hello.server_name.map(|name| name.to_ascii_lowercase().into());
-        found.application_protocols = hello.alpn;
-    }
-    Ok(())
-}
-
 fn choose(listener: &Listener, found: &Found) -> Option<Arc<FilterChain>> {
     let address = |address: &Address| -> Option<(IpAddr, u16)> { Some((address.ip()?, address.port()?)) };
     let facts = Facts {
-        local: address(&found.local),
-        direct_remote: address(&found.direct_remote),
-        remote: address(&found.remote),
+        local: address(&found.info.local),
+        direct_remote: address(&found.info.direct_remote),
+        remote: address(&found.info.remote),
         server_name: found.server_name.as_deref().unwrap_or_default(),
         is_tls: found.is_tls,
         application_protocols: &found.application_protocols,
@@ -214,34 +228,44 @@ fn choose(listener: &Listener, found: &Found) -> Option<Arc<FilterChain>> {
     listener.choose(&facts).cloned()
 }
 
-/// Takes the TLS handshake, if the chain has one.
+/// Takes the TLS handshake, if the chain has one. Connections that are only copied can be made to end with a reset.
 async fn secure(
     chain: &FilterChain,
-    stream: Rewind<dp_net::stream::Stream>,
+    stream: Rewind<Stream>,
     shard: usize,
-) -> Result<(Io, Option<TlsInfo>), Early> {
-    let Some(server) = &chain.tls else {
-        return Ok(match stream.into_stream() {
-            Ok(dp_net::stream::Stream::Tcp(stream)) => (Box::new(stream), None),
-            Ok(stream) => (Box::new(stream), None),
-            Err(stream) => (Box::new(stream), None),
+) -> Result<(Io, Reset, Option<TlsInfo>), Early> {
+    let mut reset = Reset::default();
+    let (io, tls) = if matches!(chain.network, Network::Tcp(_)) {
+        let stream = stream.map(|stream| {
+            let (stream, its) = Resettable::new(stream);
+            reset = its;
+            stream
         });
-    };
-    let handshake = async {
         match stream.into_stream() {
-            Ok(stream) => tls::accept(stream, Arc::clone(&server.config), server.describe)
-                .await
-                .map(|(stream, info)| (Box::new(stream) as Io, info)),
-            Err(stream) => tls::accept(stream, Arc::clone(&server.config), server.describe)
-                .await
-                .map(|(stream, info)| (Box::new(stream) as Io, info)),
+            Ok(stream) => shake(chain, stream, shard).await?,
+            Err(stream) => shake(chain, stream, shard).await?,
+        }
+    } else {
+        match stream.into_stream() {
+            Ok(Stream::Tcp(stream)) => shake(chain, stream, shard).await?,
+            Ok(stream) => shake(chain, stream, shard).await?,
+            Err(stream) => shake(chain, stream, shard).await?,
         }
     };
+    Ok((io, reset, tls))
+}
+
+async fn shake<S>(chain: &FilterChain, stream: S, shard: usize) -> Result<(Io, Option<TlsInfo>), Early>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let Some(server) = &chain.tls else { return Ok((Box::new(stream), None)) };
+    let handshake = tls::accept(stream, Arc::clone(&server.config), server.describe);
     match within(Some(server.handshake_timeout), handshake).await {
         None => Err(Early::Timeout),
-        Some(Ok((io, info))) => {
+        Some(Ok((stream, info))) => {
             server.stats.handshake().inc(shard);
-            Ok((io, Some(info)))
+            Ok((Box::new(stream), Some(info)))
         }
         Some(Err(error)) => {
             tracing::debug!(%error, "refused a connection");

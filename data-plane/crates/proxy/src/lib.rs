@@ -5,6 +5,7 @@
 // Accept a connection, find out what it is, decode its requests.
 mod listener;
 mod connection;
+mod look;
 mod http_connection;
 // The spine.
 mod stream;
@@ -23,8 +24,10 @@ mod fault;
 mod reply;
 // Layer 4.
 mod tcp;
+mod udp;
 // What they share.
 mod body;
+mod budget;
 mod clocks;
 mod date;
 mod destination;
@@ -32,4 +35,5 @@ mod pace;
 mod timer;
 mod worker;
 
+pub use budget::Budget;
 pub use worker::{WorkerSetup, run};

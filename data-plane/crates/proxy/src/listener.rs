@@ -11,8 +11,8 @@ use stdx::drain::Phase;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::connection;
 use crate::worker::Worker;
+use crate::{connection, udp};
 
 /// Starts and stops accept loops as snapshots come, until the process drains.
 pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u64>) {
@@ -23,7 +23,8 @@ pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u6
         let is_serving = *phase.borrow_and_update() == Phase::Serving;
         let mut wanted: HashMap<u64, (&Arc<Listener>, &Arc<Sockets>)> = HashMap::new();
         for listener in snapshot.listeners() {
-            if is_serving && listener.accepts() {
+            // A client cannot take its datagrams elsewhere, so that they are served while the process drains.
+            if (is_serving || listener.udp.is_some()) && listener.accepts() {
                 wanted.extend(listener.sockets.iter().map(|sockets| (sockets.id, (listener, sockets))));
             }
         }
@@ -37,7 +38,12 @@ pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u6
         for (id, (listener, sockets)) in wanted {
             accepting.entry(id).or_insert_with(|| {
                 let name = Arc::clone(&listener.name);
-                tokio::task::spawn_local(accept(Rc::clone(&worker), name, Arc::clone(sockets))).abort_handle()
+                let (worker, sockets) = (Rc::clone(&worker), Arc::clone(sockets));
+                if listener.udp.is_some() {
+                    tokio::task::spawn_local(udp::serve(worker, name, sockets)).abort_handle()
+                } else {
+                    tokio::task::spawn_local(accept(worker, name, sockets)).abort_handle()
+                }
             });
         }
         drop(snapshot);

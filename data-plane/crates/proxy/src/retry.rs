@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use dp_http::flags::Flags;
 use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
 use dp_http::{RequestHead, ResponseHead};
-use dp_upstream::{Checkout, CheckoutOptions, ConnectError, Endpoint, Guard, Outcome, Resource};
+use dp_upstream::{Checkout, CheckoutOptions, ConnectError, Endpoint, Guard, Outcome, Proxied, Resource};
 use shared_config::cluster::HttpOptions;
 use shared_config::route::RetryPolicy;
 use stdx::backoff::Backoff;
@@ -244,6 +244,7 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
         downstream: stream.request.protocol,
         server_name: cluster.config.http.auto_sni.then(|| server_name(&stream.request, &cluster.config.http).into()),
         owner: Some(stream.conn.info.id),
+        proxied: cluster.config.proxy_protocol.as_ref().map(|_| Proxied::of(&stream.info.connection, &[])),
     };
     let begun = stream.clocks.now;
     stream.info.timing.upstream_connect_start = Some(stream.since_start(begun));

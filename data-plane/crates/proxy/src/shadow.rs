@@ -9,10 +9,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dp_http::info::ConnectionInfo;
 use dp_http::stream::{ClientStream, Reset, StreamError};
 use dp_http::{Frame, Headers, RequestHead};
 use dp_snapshot::Forward;
-use dp_upstream::{CheckoutOptions, Cluster, Destination, Outcome, PickContext};
+use dp_upstream::{CheckoutOptions, Cluster, Destination, Outcome, PickContext, Proxied};
 use tokio::sync::mpsc;
 
 use crate::route;
@@ -53,13 +54,17 @@ pub(crate) fn send(stream: &mut Stream<'_>, plan: &Forward) {
         mirror.headers.apply_to_request(&mut head, &stream.info);
         let end = stream.body.is_empty();
         let worker = Rc::clone(&stream.conn.worker);
+        let connection = Arc::clone(&stream.info.connection);
         if end {
-            tokio::task::spawn_local(tokio::time::timeout(PATIENCE, run(worker, cluster, head, None)));
+            tokio::task::spawn_local(tokio::time::timeout(PATIENCE, run(worker, cluster, connection, head, None)));
             continue;
         }
         let (sender, receiver) = mpsc::channel(AHEAD);
         stream.shadows.0.push(sender);
-        tokio::task::spawn_local(tokio::time::timeout(PATIENCE, run(worker, cluster, head, Some(receiver))));
+        tokio::task::spawn_local(tokio::time::timeout(
+            PATIENCE,
+            run(worker, cluster, connection, head, Some(receiver)),
+        ));
     }
 }
 
@@ -93,7 +98,13 @@ impl Shadows {
 }
 
 /// Sends one copy and reads its answer away.
-async fn run(worker: Rc<Worker>, cluster: Arc<Cluster>, head: RequestHead, mut body: Option<mpsc::Receiver<Piece>>) {
+async fn run(
+    worker: Rc<Worker>,
+    cluster: Arc<Cluster>,
+    connection: Arc<ConnectionInfo>,
+    head: RequestHead,
+    mut body: Option<mpsc::Receiver<Piece>>,
+) {
     let picked = {
         let mut rng = worker.rng();
         let (cluster, place) = cluster.member(&mut rng);
@@ -103,7 +114,8 @@ async fn run(worker: Rc<Worker>, cluster: Arc<Cluster>, head: RequestHead, mut b
         cluster.pick(&mut context).map(|endpoint| (Arc::clone(cluster), endpoint))
     };
     let Ok((cluster, endpoint)) = picked else { return };
-    let options = CheckoutOptions { downstream: head.protocol, ..CheckoutOptions::default() };
+    let proxied = cluster.config.proxy_protocol.as_ref().map(|_| Proxied::of(&connection, &[]));
+    let options = CheckoutOptions { downstream: head.protocol, proxied, ..CheckoutOptions::default() };
     let observe = |outcome| cluster.observe(&endpoint, outcome, worker.index());
     let mut checkout = match worker.pools.checkout(&cluster, &endpoint, &options).await {
         Ok(checkout) => checkout,

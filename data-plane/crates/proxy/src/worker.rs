@@ -13,6 +13,7 @@ use stdx::drain::Drain;
 use stdx::live::Reader;
 use tokio::sync::watch;
 
+use crate::budget::Budget;
 use crate::listener;
 
 /// What a worker is given when it starts.
@@ -24,6 +25,8 @@ pub struct WorkerSetup {
     pub published: watch::Receiver<u64>,
     /// The whole process drains.
     pub drain: Drain,
+    /// The most connections of clients; no limit without.
+    pub budget: Option<Arc<Budget>>,
 }
 
 /// One thread's own state; connections and streams hold it by `Rc`.
@@ -32,6 +35,7 @@ pub(crate) struct Worker {
     snapshots: RefCell<Reader<Snapshot>>,
     pub(crate) pools: Pools,
     pub(crate) drain: Drain,
+    pub(crate) budget: Option<Arc<Budget>>,
     rng: RefCell<fastrand::Rng>,
     next_id: Cell<u64>,
 }
@@ -57,6 +61,7 @@ async fn serve(setup: WorkerSetup) {
         snapshots: RefCell::new(setup.snapshots),
         pools: Pools::new(setup.shard - 1),
         drain: setup.drain,
+        budget: setup.budget,
         rng: RefCell::default(),
         next_id: Cell::new(0),
     });

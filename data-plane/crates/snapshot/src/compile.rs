@@ -30,6 +30,7 @@ mod names;
 mod route;
 mod tcp;
 mod tls;
+mod udp;
 
 pub(crate) use cluster::cluster;
 pub(crate) use listener::listener;

@@ -20,8 +20,8 @@ pub use files::{FileError, Files};
 pub use local_reply::{BodyFormat, LocalReplies};
 pub use resources::{Kind, Origin};
 pub use runtime::{
-    Action, ClusterName, Direct, FilterChain, Forward, Hcm, Headers, Listener, MirrorPlan, Network, RouteEntry,
-    Snapshot, Target, Targets, TcpProxy, Tls,
+    Action, ClusterName, Direct, FilterChain, Forward, Hcm, Headers, Listener, ListenerFilter, MirrorPlan, Network,
+    ProxyFilter, RouteEntry, Snapshot, Target, Targets, TcpProxy, Tls, UdpProxy,
 };
 pub use sockets::Sockets;
 pub use wanted::{Wanted, references};

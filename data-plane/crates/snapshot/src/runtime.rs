@@ -6,11 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dp_filters::Chain;
+use dp_filters::network::NetworkChain;
+use dp_filters::network::local_ratelimit::LocalRateLimit;
 use dp_http::HeaderName;
 use dp_http::info::Metadata;
 use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_observe::access_log::AccessLog;
-use dp_observe::stats::{HttpStats, ListenerStats, RouteStats, TcpStats, TlsStats};
+use dp_observe::stats::{
+    HttpStats, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, RouteStats, TcpStats, TlsInspectorStats,
+    TlsStats, UdpStats,
+};
 use dp_routing::{HashPolicies, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights};
 use dp_upstream::{Cluster, Criteria};
 use hashbrown::HashMap;
@@ -40,15 +45,36 @@ pub struct Listener {
     pub sockets: Vec<Arc<Sockets>>,
     pub(crate) chains: Vec<Arc<FilterChain>>,
     pub(crate) default_chain: Option<Arc<FilterChain>>,
-    pub inspect_tls: bool,
-    /// The kernel is asked where clients wanted to go.
-    pub original_dst: bool,
-    pub proxy_protocol: Option<ProxyProtocolOptions>,
-    /// For the PROXY header and the ClientHello together.
+    /// Look at the first bytes of a connection, in order.
+    pub filters: Vec<ListenerFilter>,
+    /// What takes datagrams in place of chains.
+    pub udp: Option<Arc<UdpProxy>>,
+    /// For all listener filters together.
     pub filters_timeout: Option<Duration>,
     pub continue_on_timeout: bool,
     pub stats: Arc<ListenerStats>,
     pub access_logs: Vec<AccessLog>,
+}
+
+/// Looks at the first bytes of a connection.
+pub enum ListenerFilter {
+    /// Finds the ClientHello.
+    TlsInspector { limit: usize, only_tls: bool, stats: Arc<TlsInspectorStats> },
+    /// Reads the PROXY header.
+    ProxyProtocol(Box<ProxyFilter>),
+    /// Asks the kernel where a redirected connection was to go.
+    OriginalDst,
+    /// Takes a token.
+    LocalRateLimit(LocalRateLimit),
+}
+
+/// Reads the PROXY protocol header of connections.
+pub struct ProxyFilter {
+    pub options: ProxyProtocolOptions,
+    pub config: shared_config::proxy_protocol::Inbound,
+    pub stats: Arc<ProxyProtocolStats>,
+    /// Of versions 1 and 2.
+    pub versions: [Arc<ProxyProtocolVersionStats>; 2],
 }
 
 /// What serves the connections that it matches.
@@ -58,6 +84,8 @@ pub struct FilterChain {
     pub id: u64,
     pub config: Arc<shared_config::listener::FilterChain>,
     pub tls: Option<Tls>,
+    /// Let a connection in, or not.
+    pub filters: NetworkChain,
     pub network: Network,
     /// Ends the connections of this chain once it is gone.
     pub drain: Drain,
@@ -176,11 +204,30 @@ pub struct Direct {
 /// A TCP proxy.
 pub struct TcpProxy {
     pub config: shared_config::tcp_proxy::TcpProxy,
-    pub(crate) targets: Vec<(Arc<str>, u32)>,
+    pub(crate) targets: Vec<TcpTarget>,
     pub(crate) total: u64,
     pub(crate) by_server_name: bool,
+    /// What is asked of endpoints whatever the cluster.
+    pub(crate) criteria: Option<Criteria>,
     pub stats: Arc<TcpStats>,
     pub access_logs: Vec<AccessLog>,
+}
+
+/// A cluster of a TCP proxy.
+pub(crate) struct TcpTarget {
+    pub(crate) cluster: Arc<str>,
+    pub(crate) weight: u32,
+    pub(crate) criteria: Option<Criteria>,
+}
+
+/// A UDP proxy.
+pub struct UdpProxy {
+    pub config: shared_config::udp_proxy::UdpProxy,
+    /// Longer datagrams of clients are dropped.
+    pub max_datagram: usize,
+    pub stats: Arc<UdpStats>,
+    pub access_logs: Vec<AccessLog>,
+    pub proxy_access_logs: Vec<AccessLog>,
 }
 
 // === impl Snapshot ===
@@ -234,14 +281,15 @@ impl Listener {
 // === impl TcpProxy ===
 
 impl TcpProxy {
-    /// The cluster for a connection: the one named like the server it asked for, or one by weight.
-    pub fn choose<'a>(&'a self, server_name: Option<&'a str>, random: u64) -> Option<&'a str> {
+    /// The cluster for a connection, and what is asked of its endpoints: the one named like the server it asked for, or
+    /// one by weight.
+    pub fn choose<'a>(&'a self, server_name: Option<&'a str>, random: u64) -> Option<(&'a str, Option<&'a Criteria>)> {
         if self.by_server_name {
-            return server_name;
+            return server_name.map(|name| (name, self.criteria.as_ref()));
         }
         let mut left = random % self.total.max(1);
-        self.targets.iter().find_map(|(name, weight)| match left.checked_sub(u64::from(*weight)) {
-            None => Some(&**name),
+        self.targets.iter().find_map(|target| match left.checked_sub(u64::from(target.weight)) {
+            None => Some((&*target.cluster, target.criteria.as_ref())),
             Some(rest) => {
                 left = rest;
                 None

@@ -27,7 +27,7 @@ use crate::dns::cache::DnsCache;
 use crate::endpoint::{Endpoint, EndpointState, Health};
 use crate::outlier::{Detector, EventSink, OutlierStats};
 use crate::refresh::{Bell, HealthChanged};
-use crate::stats::{ClusterStats, HealthCheckStats, LbStats};
+use crate::stats::{ClusterStats, ClusterUdpStats, HealthCheckStats, LbStats};
 
 mod aggregate;
 mod departed;
@@ -109,6 +109,10 @@ pub struct ClusterState {
     /// Made when the first version with health checks is.
     health: OnceLock<Arc<HealthCheckStats>>,
     pub(crate) outliers: Detector,
+    /// Made when the first datagram comes: few clusters are used for them.
+    udp: OnceLock<Arc<ClusterUdpStats>>,
+    registry: Registry,
+    stat_name: String,
 }
 
 /// What makes an endpoint the same one in the next version. Hashed by the address only, so that [`At`] finds it.
@@ -564,7 +568,16 @@ impl ClusterState {
             gauges: ArcSwap::default(),
             outliers: Detector::new(),
             health: OnceLock::new(),
+            udp: OnceLock::new(),
+            registry: site.registry.clone(),
+            stat_name: config.stat_name.clone(),
         }
+    }
+
+    /// What is counted of UDP sessions.
+    pub fn udp_stats(&self) -> &Arc<ClusterUdpStats> {
+        let make = || ClusterUdpStats::register(&self.registry, Scope::cluster(&self.stat_name).child("udp"));
+        self.udp.get_or_init(make)
     }
 }
 

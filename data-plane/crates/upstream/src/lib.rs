@@ -11,6 +11,7 @@ pub mod health;
 pub mod outlier;
 pub mod pick;
 pub mod pool;
+pub mod proxy_header;
 pub mod refresh;
 pub mod stats;
 
@@ -24,3 +25,4 @@ pub use endpoint::{Endpoint, EndpointState, Health};
 pub use outlier::Outcome;
 pub use pick::{PickContext, PickError};
 pub use pool::{Checkout, CheckoutOptions, ConnectError, Pools, RawConnection};
+pub use proxy_header::Proxied;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dp_http::head::Protocol;
 use dp_http::{Io, h1, stream::ClientStream};
+use dp_net::Reset;
 use hashbrown::HashMap;
 use shared_config::cluster::Protocols;
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ pub use connection::{Connection, Timing};
 use crate::breaker::{Guard, Priority, Resource};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
+use crate::proxy_header::Proxied;
 use connect::Wanted;
 use connection::Ready;
 use queue::Queue;
@@ -49,6 +51,7 @@ struct Key {
     server_name: Option<Arc<str>>,
     /// The downstream connection that has it for itself.
     owner: Option<u64>,
+    proxied: Option<Arc<Proxied>>,
 }
 
 /// What a request asks of its connection.
@@ -62,6 +65,8 @@ pub struct CheckoutOptions {
     /// The id of the client's connection, which may have connections of its own
     /// (`connection_pool_per_downstream_connection`).
     pub owner: Option<u64>,
+    /// Who the connection is for; only for clusters that say so in a PROXY protocol header.
+    pub proxied: Option<Arc<Proxied>>,
 }
 
 /// A connection, or a place on one, for one request.
@@ -77,6 +82,8 @@ pub struct Checkout {
 /// A connection whose bytes are the caller's.
 pub struct RawConnection {
     pub io: Io,
+    /// Makes it end with a reset.
+    pub reset: Reset,
     pub connection: Rc<Connection>,
 }
 
@@ -132,11 +139,11 @@ impl Pools {
         let limit = cluster.config.breakers.per_host_connections;
         let slot =
             connection::Slot::open(cluster, endpoint, guard, worker, limit).ok_or(ConnectError::ConnectionOverflow)?;
-        let name = options.server_name.as_deref();
-        let made = connect::connect(cluster, endpoint, Wanted::Raw, name).await;
+        let (name, proxied) = (options.server_name.as_deref(), options.proxied.as_deref());
+        let made = connect::connect(cluster, endpoint, Wanted::Raw, name, proxied).await;
         let made = made.inspect_err(|error| connect::count_failure(cluster, endpoint, worker, error))?;
         let connection = Rc::new(slot.connected(self.next_id(), &made, Protocol::Http11));
-        Ok(RawConnection { io: made.io, connection })
+        Ok(RawConnection { io: made.io, reset: made.reset, connection })
     }
 
     /// `None`: the circuit breaker for pools is open.
@@ -147,7 +154,13 @@ impl Pools {
             (Protocols::Auto, _) => Wanted::Negotiated,
         };
         let owner = options.owner.filter(|_| cluster.config.pool_per_downstream);
-        let key = Key { endpoint: endpoint.state.id, wanted, server_name: options.server_name.clone(), owner };
+        let key = Key {
+            endpoint: endpoint.state.id,
+            wanted,
+            server_name: options.server_name.clone(),
+            owner,
+            proxied: options.proxied.clone(),
+        };
         if let Some(queue) = self.0.queues.borrow().get(&key) {
             return Some(Rc::clone(queue));
         }
@@ -155,7 +168,8 @@ impl Pools {
         if owner.is_some() {
             self.0.any_owned.set(true);
         }
-        let queue = Rc::new(Queue::new(Rc::downgrade(&self.0), self.0.worker, wanted, key.server_name.clone(), guard));
+        let asked = (key.server_name.clone(), key.proxied.clone());
+        let queue = Rc::new(Queue::new(Rc::downgrade(&self.0), self.0.worker, wanted, asked, guard));
         self.0.queues.borrow_mut().insert(key, Rc::clone(&queue));
         Some(queue)
     }

@@ -21,6 +21,17 @@ shared_telemetry::stats! {
 }
 
 shared_telemetry::stats! {
+    /// What a cluster counts of UDP sessions: `cluster.NAME.udp.…`.
+    pub struct ClusterUdpStats {
+        counter sess_rx_datagrams,
+        counter sess_rx_datagrams_dropped,
+        counter sess_rx_errors,
+        counter sess_tx_datagrams,
+        counter sess_tx_errors,
+    }
+}
+
+shared_telemetry::stats! {
     /// Statistics of one cluster: `cluster.NAME.…`.
     pub struct ClusterStats {
         counter upstream_cx_total,
@@ -29,6 +40,7 @@ shared_telemetry::stats! {
         gauge upstream_cx_active,
         counter upstream_cx_connect_fail,
         counter upstream_cx_connect_timeout,
+        counter upstream_cx_connect_attempts_exceeded,
         counter upstream_cx_destroy,
         counter upstream_cx_idle_timeout,
         counter upstream_cx_max_requests,

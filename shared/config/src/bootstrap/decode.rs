@@ -8,9 +8,10 @@ use proto::envoy::config::bootstrap::v3 as pb;
 use proto::envoy::config::core::v3 as pb_core;
 use proto::envoy::extensions::regex_engines::v3::GoogleRe2;
 
+use super::overload;
 use super::{Admin, Bootstrap, Node, StaticResource};
 use crate::access_log::{self, AccessLog, Sink};
-use crate::core::{Address, ApiSource, ConfigSource, Source, address, api_source, config_source};
+use crate::core::{Address, ApiSource, ConfigSource, Source, address, api_source, config_source, is_udp};
 use crate::invalid::{Problems, is_set};
 use crate::matcher::StringMatcher;
 use crate::resource::{self, Resource};
@@ -36,6 +37,10 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
         cds,
         local_cluster: Some(manager.local_cluster_name).filter(|name| !name.is_empty()),
         admin: proto.admin.as_ref().and_then(|admin| p.at("admin", |p| admin_of(admin, p))),
+        max_connections: proto
+            .overload_manager
+            .as_ref()
+            .and_then(|manager| p.at("overload_manager", |p| overload::max_connections(manager, p))),
         runtime_layers: match &proto.layered_runtime {
             Some(layered) => p.at("layered_runtime", |p| runtime::layers(layered, p)),
             None => Vec::new(),
@@ -55,8 +60,8 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
 fn refuse(proto: &pb::Bootstrap, p: &mut Problems) {
     refuse_set!(
         p, proto;
-        node_context_params, hds_config, flags_path, stats_sinks, watchdog, watchdogs, tracing, overload_manager,
-        enable_dispatcher_stats, stats_server_version_override, use_tcp_for_dns_lookups, dns_resolution_config,
+        node_context_params, hds_config, flags_path, stats_sinks, watchdog, watchdogs, tracing, enable_dispatcher_stats,
+        stats_server_version_override, use_tcp_for_dns_lookups, dns_resolution_config,
         typed_dns_resolver_config, bootstrap_extensions, fatal_actions, config_sources, default_config_source,
         default_socket_interface, certificate_provider_instances, inline_headers, perf_tracing_file_path,
         xds_delegate_extension, xds_config_tracker_extension, listener_manager, application_log_config,
@@ -141,7 +146,8 @@ fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> Option<Strin
 }
 
 fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {
-    // `profile_path` is where Envoy's profiler writes, and there is none; `ignore_global_conn_limit`: nor is that limit.
+    // `profile_path` is where Envoy's profiler writes, and there is none; `ignore_global_conn_limit`: the limit of the
+    // process does not count connections to the admin server.
     refuse_set!(p, proto; socket_options);
     let mut access_logs = access_log::decode_all(&proto.access_log, "access_log", p);
     if !matches!(proto.access_log_path.as_str(), "" | "/dev/null") {
@@ -155,6 +161,9 @@ fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {
     let allow_paths = p.each("allow_paths", &proto.allow_paths, |p, matcher| StringMatcher::decode(matcher, p));
     if !is_set(&proto.address) {
         return None;
+    }
+    if is_udp(proto.address.as_ref()) {
+        return p.refuse_at("address.socket_address.protocol", "must be TCP");
     }
     let address = match p.at("address", |p| address(proto.address.as_ref(), p))? {
         Address::Name { host, .. } => {

@@ -106,8 +106,31 @@ fn two_static_resources_of_one_name_are_refused() {
 
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
+    let monitor = "type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig";
+    let monitors = format!("[{{name: m, typed_config: {{'@type': {monitor}, max_heap_size_bytes: 1}}}}]");
     check(
-        &["{overload_manager: {refresh_interval: 1s}}"],
-        &["overload_manager: not implemented by weir-proxy (line 1, column 2)"],
+        &[&format!(
+            "{{overload_manager: {{actions: [{{name: a, triggers: [{{name: m}}]}}], resource_monitors: {monitors}}}}}"
+        )],
+        &[
+            "overload_manager.actions: not implemented by weir-proxy (line 1, column 21)",
+            "overload_manager.resource_monitors[0].typed_config: resource monitor \
+             envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig is not implemented by weir-proxy \
+             (line 1, column 96)",
+        ],
     );
+}
+
+#[test]
+fn the_process_may_have_a_limit_of_connections() {
+    let monitor =
+        "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
+    let limit = |max: i64| {
+        format!(
+            "{{overload_manager: {{resource_monitors: [{{name: m, typed_config: {{'@type': {monitor}, \
+             max_active_downstream_connections: {max}}}}}]}}}}"
+        )
+    };
+    assert_eq!(read(&[&limit(7)]).unwrap().max_connections, Some(7));
+    assert!(read(&[&limit(0)]).unwrap_err().to_string().contains("must be greater than 0"));
 }

@@ -142,7 +142,7 @@ impl Decode for Config {
     }
 }
 
-fn decode_bucket(proto: &types::TokenBucket, p: &mut Problems) -> Option<TokenBucket> {
+pub(crate) fn decode_bucket(proto: &types::TokenBucket, p: &mut Problems) -> Option<TokenBucket> {
     let before = p.count();
     let positive = |name: &str, n: u32, p: &mut Problems| {
         if n == 0 {

@@ -15,9 +15,11 @@ use crate::matcher::{HeaderMatcher, StringMatcher};
 use crate::refuse_set;
 
 mod cel;
-mod matcher;
+mod layer4;
+pub(crate) mod matcher;
 
 pub use cel::Cel;
+pub(crate) use layer4::decode as decode_layer4;
 pub use matcher::{Branches, Input, Matcher, OnMatch, Predicate, Test};
 
 /// How deeply rules and expressions may be nested.
@@ -99,19 +101,13 @@ impl Decode for Config {
     fn decode(proto: &filter::Rbac, p: &mut Problems) -> Option<Self> {
         let before = p.count();
         refuse_set!(p, proto; track_per_rule_stats);
-        let mut engine = |rules_name: &str, rules: &Option<_>, name: &str, matcher: &Option<_>| match (rules, matcher) {
-            (_, Some(matcher)) => {
-                if rules.is_some() {
-                    p.at(rules_name, |p| p.refuse(format!("has no effect beside {name}")));
-                }
-                p.at(name, |p| matcher::decode(matcher, 0, p)).map(Engine::Matcher)
-            }
-            (Some(rules), None) => p.at(rules_name, |p| decode_rules(rules, p)),
-            (None, None) => None,
-        };
+        let (rules, matcher) = (proto.rules.as_ref(), proto.matcher.as_ref());
+        let engine = decode_engine(("rules", rules), ("matcher", matcher), p);
+        let (rules, matcher) = (proto.shadow_rules.as_ref(), proto.shadow_matcher.as_ref());
+        let shadow_engine = decode_engine(("shadow_rules", rules), ("shadow_matcher", matcher), p);
         let config = Self {
-            engine: engine("rules", &proto.rules, "matcher", &proto.matcher),
-            shadow_engine: engine("shadow_rules", &proto.shadow_rules, "shadow_matcher", &proto.shadow_matcher),
+            engine,
+            shadow_engine,
             shadow_rules_stat_prefix: proto.shadow_rules_stat_prefix.clone(),
             rules_stat_prefix: proto.rules_stat_prefix.clone(),
         };
@@ -127,6 +123,24 @@ impl Decode for PerRoute {
             Some(rbac) => Some(Self(Some(p.at("rbac", |p| Config::decode(rbac, p))?))),
             None => Some(Self(None)),
         }
+    }
+}
+
+/// Decodes rules or a matcher, whichever is there.
+fn decode_engine(
+    (rules_name, rules): (&str, Option<&pb::Rbac>),
+    (name, matcher): (&str, Option<&proto::xds::r#type::matcher::v3::Matcher>),
+    p: &mut Problems,
+) -> Option<Engine> {
+    match (rules, matcher) {
+        (_, Some(matcher)) => {
+            if rules.is_some() {
+                p.at(rules_name, |p| p.refuse(format!("has no effect beside {name}")));
+            }
+            p.at(name, |p| matcher::decode(matcher, matcher::action_leaf, 0, p)).map(Engine::Matcher)
+        }
+        (Some(rules), None) => p.at(rules_name, |p| decode_rules(rules, p)),
+        (None, None) => None,
     }
 }
 

@@ -7,9 +7,9 @@ use proto::envoy::config::listener::v3 as pb;
 
 use super::{DrainType, Listener, ListenerAddress, TrafficDirection, chain, filter};
 use crate::access_log;
-use crate::core::{Address, address, metadata, tcp_keepalive, timeout_at};
+use crate::core::{Address, address, is_udp, metadata, tcp_keepalive, timeout_at};
 use crate::invalid::Problems;
-use crate::refuse_set;
+use crate::{refuse_set, udp_proxy};
 
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
 
@@ -28,11 +28,13 @@ pub fn decode(proto: &pb::Listener, p: &mut Problems) -> Option<Listener> {
     {
         p.refuse_at::<()>("default_filter_chain.filter_chain_match", "the default chain must not have one");
     }
-    if proto.filter_chains.is_empty() && proto.default_filter_chain.is_none() {
+    let is_udp = is_udp(proto.address.as_ref());
+    let udp = if is_udp { udp_proxy::listener(proto, is_wildcard(&addresses), p) } else { None };
+    if !is_udp && proto.filter_chains.is_empty() && proto.default_filter_chain.is_none() {
         p.refuse_at::<()>("filter_chains", "at least one filter chain is required");
     }
     p.at("filter_chains", |p| chain::refuse_overlaps(&filter_chains, p));
-    let listener_filters = filter::listener_filters(proto, &filter_chains, p);
+    let listener_filters = if is_udp { Vec::new() } else { filter::listener_filters(proto, &filter_chains, p) };
     let access_logs = access_log::decode_all(&proto.access_log, "access_log", p);
     let fifteen = Some(Duration::from_secs(15));
     let listener = Listener {
@@ -61,6 +63,8 @@ pub fn decode(proto: &pb::Listener, p: &mut Problems) -> Option<Listener> {
         },
         tcp_keepalive: proto.tcp_keepalive.as_ref().map(tcp_keepalive),
         access_logs,
+        udp: udp.map(Box::new),
+        ignore_global_limit: proto.ignore_global_conn_limit,
         metadata: metadata(proto.metadata.as_ref()),
     };
     (p.count() == before).then_some(listener)
@@ -69,13 +73,16 @@ pub fn decode(proto: &pb::Listener, p: &mut Problems) -> Option<Listener> {
 /// What a listener can say and we cannot do. Not refused because it changes nothing here:
 /// `reuse_port` (its older form; sockets are per worker unless `enable_reuse_port` is false),
 /// `max_connections_to_accept_per_socket_event` (a limit on how greedily Envoy accepts),
-/// `ignore_global_conn_limit` and `bypass_overload_manager` (there are no such limits).
+/// `bypass_overload_manager` (there are no overload actions).
 fn refuse(proto: &pb::Listener, p: &mut Problems) {
     refuse_set!(
         p, proto;
         stats_matcher, fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout,
-        socket_options, udp_listener_config, api_listener, connection_balance_config, listener_specifier, enable_mptcp,
+        socket_options, api_listener, connection_balance_config, listener_specifier, enable_mptcp,
     );
+    if proto.udp_listener_config.is_some() && !is_udp(proto.address.as_ref()) {
+        p.refuse_at::<()>("udp_listener_config", "needs an address of protocol UDP");
+    }
     p.unimplemented_if("use_original_dst", proto.use_original_dst == Some(true));
     p.unimplemented_if("transparent", proto.transparent == Some(true));
     p.unimplemented_if("freebind", proto.freebind == Some(true));
@@ -83,6 +90,10 @@ fn refuse(proto: &pb::Listener, p: &mut Problems) {
     if !(0..=1).contains(&proto.drain_type) {
         p.refuse_at::<()>("drain_type", format!("unknown value {}", proto.drain_type));
     }
+}
+
+fn is_wildcard(addresses: &[ListenerAddress]) -> bool {
+    addresses.iter().any(|address| matches!(address.address, Address::Ip(ip) if ip.ip().is_unspecified()))
 }
 
 fn bind_to_port(proto: &pb::Listener) -> bool {
@@ -97,6 +108,9 @@ fn addresses(proto: &pb::Listener, p: &mut Problems) -> Vec<ListenerAddress> {
     }
     addresses.extend(p.each("additional_addresses", &proto.additional_addresses, |p, additional| {
         refuse_set!(p, additional; socket_options);
+        if is_udp(additional.address.as_ref()) != is_udp(proto.address.as_ref()) {
+            return p.refuse_at("address.socket_address.protocol", "must be that of the first address");
+        }
         let address = p.at("address", |p| listener_address(additional.address.as_ref(), p))?;
         Some(ListenerAddress { address, tcp_keepalive: additional.tcp_keepalive.as_ref().map(tcp_keepalive) })
     }));

@@ -1,13 +1,13 @@
 //! Decodes listener filters and network filters.
 
-use proto::envoy::config::core::v3::proxy_protocol_config::Version;
 use proto::envoy::config::listener::v3 as pb;
-use proto::envoy::extensions::filters::listener::{proxy_protocol::v3 as pb_proxy, tls_inspector::v3 as pb_inspector};
+use proto::envoy::extensions::filters::listener::tls_inspector::v3 as pb_inspector;
 
-use super::{FilterChain, ListenerFilter, NetworkFilter, Terminal};
+use super::{FilterChain, ListenerFilter, Terminal};
 use crate::core::{extension, unpack};
 use crate::invalid::Problems;
-use crate::{hcm, refuse_set, tcp_proxy};
+use crate::network_filter::{self, NetworkFilter};
+use crate::{hcm, proxy_protocol, tcp_proxy};
 
 const DEFAULT_CLIENT_HELLO: u32 = 16 * 1024;
 
@@ -24,7 +24,7 @@ pub(super) fn listener_filters(proto: &pb::Listener, chains: &[FilterChain], p: 
     });
     if needed && !inspected {
         p.warn("listener_filters", "filter_chain_match needs envoy.filters.listener.tls_inspector, which was added");
-        filters.push(ListenerFilter::TlsInspector { max_client_hello_size: DEFAULT_CLIENT_HELLO });
+        filters.push(ListenerFilter::TlsInspector { max_client_hello_size: DEFAULT_CLIENT_HELLO, only_tls: false });
     }
     filters
 }
@@ -49,8 +49,15 @@ fn listener_filter(proto: &pb::ListenerFilter, p: &mut Problems) -> Option<Optio
         let any = extension(any, p)?;
         match any.type_name() {
             "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => tls_inspector(&unpack(&any, p)?, p),
-            "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => proxy_protocol(&unpack(&any, p)?, p),
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Some(ListenerFilter::OriginalDst),
+            "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
+                proxy_protocol::inbound(&unpack(&any, p)?, p)
+                    .map(|inbound| ListenerFilter::ProxyProtocol(inbound.into()))
+            }
+            "envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit" => {
+                let limit = network_filter::listener_rate_limit(&unpack(&any, p)?, p)?;
+                Some(ListenerFilter::LocalRateLimit(limit.into()))
+            }
             other => {
                 p.refuse(format!("listener filter {other} is not implemented by weir-proxy"));
                 None
@@ -64,26 +71,13 @@ fn tls_inspector(proto: &pb_inspector::TlsInspector, p: &mut Problems) -> Option
     let before = p.count();
     p.unimplemented_if("enable_ja3_fingerprinting", proto.enable_ja3_fingerprinting == Some(true));
     p.unimplemented_if("enable_ja4_fingerprinting", proto.enable_ja4_fingerprinting == Some(true));
-    refuse_set!(p, proto; close_connection_on_client_hello_parsing_errors);
     // `initial_read_buffer_size`: the buffer grows as needed, up to the limit.
     let max_client_hello_size = proto.max_client_hello_size.unwrap_or(DEFAULT_CLIENT_HELLO);
     if !(256..=DEFAULT_CLIENT_HELLO).contains(&max_client_hello_size) {
         p.refuse_at::<()>("max_client_hello_size", "must be between 256 and 16384");
     }
-    (p.count() == before).then_some(ListenerFilter::TlsInspector { max_client_hello_size })
-}
-
-fn proxy_protocol(proto: &pb_proxy::ProxyProtocol, p: &mut Problems) -> Option<ListenerFilter> {
-    let before = p.count();
-    // `stat_prefix` and `tlv_location` say where to put what only `rules` and `pass_through_tlvs` produce.
-    refuse_set!(p, proto; rules, pass_through_tlvs, stat_prefix, tlv_location);
-    let allowed = |version: Version| !proto.disallowed_versions.contains(&(version as i32));
-    let (v1, v2) = (allowed(Version::V1), allowed(Version::V2));
-    if !v1 && !v2 {
-        p.refuse_at::<()>("disallowed_versions", "at least one version must be allowed");
-    }
-    let optional = proto.allow_requests_without_proxy_protocol;
-    (p.count() == before).then_some(ListenerFilter::ProxyProtocol { optional, v1, v2 })
+    let only_tls = proto.close_connection_on_client_hello_parsing_errors;
+    (p.count() == before).then_some(ListenerFilter::TlsInspector { max_client_hello_size, only_tls })
 }
 
 enum Decoded {
@@ -137,6 +131,18 @@ fn network_filter(proto: &pb::Filter, p: &mut Problems) -> Option<Decoded> {
             }
             "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
                 Some(Decoded::Other(NetworkFilter::SniCluster))
+            }
+            "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
+                let limit = network_filter::connection_limit(&unpack(&any, p)?, p)?;
+                Some(Decoded::Other(NetworkFilter::ConnectionLimit(limit)))
+            }
+            "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit" => {
+                let limit = network_filter::rate_limit(&unpack(&any, p)?, p)?;
+                Some(Decoded::Other(NetworkFilter::LocalRateLimit(limit)))
+            }
+            "envoy.extensions.filters.network.rbac.v3.RBAC" => {
+                let rbac = network_filter::rbac(&unpack(&any, p)?, p)?;
+                Some(Decoded::Other(NetworkFilter::Rbac(Box::new(rbac))))
             }
             other => {
                 p.refuse(format!("network filter {other} is not implemented by weir-proxy"));

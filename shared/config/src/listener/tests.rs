@@ -35,7 +35,7 @@ fn a_listener_has_envoys_defaults() {
     assert_eq!((listener.drain, listener.tcp_backlog_size), (DrainType::Default, None));
     let chain = &listener.filter_chains[0];
     assert_eq!(chain.criteria, FilterChainMatch::default());
-    assert!(chain.tls.is_none() && matches!(&chain.terminal, Terminal::Tcp(proxy) if proxy.clusters[0].0 == "c"));
+    assert!(chain.tls.is_none() && matches!(&chain.terminal, Terminal::Tcp(proxy) if proxy.clusters[0].name == "c"));
 }
 
 #[test]
@@ -83,7 +83,8 @@ fn the_proxy_protocol_filter_is_read() {
         )
     };
     let listener = sound(&filter("allow_requests_without_proxy_protocol: true, disallowed_versions: [V1]"));
-    assert_eq!(listener.listener_filters, [ListenerFilter::ProxyProtocol { optional: true, v1: false, v2: true }]);
+    let [ListenerFilter::ProxyProtocol(read)] = &listener.listener_filters[..] else { panic!("{listener:?}") };
+    assert_eq!((read.optional, read.v1, read.v2), (true, false, true));
     check(
         &filter("disallowed_versions: [V1, V2]"),
         "listener_filters[0].typed_config.disallowed_versions: at least one version must be allowed",
@@ -144,4 +145,52 @@ fn source_types_are_told_apart() {
     check(SourceType::SameIpOrLoopback, "1.1.1.1", "2.2.2.2", false);
     check(SourceType::External, "1.1.1.1", "2.2.2.2", true);
     check(SourceType::External, "::1", "2.2.2.2", false);
+}
+
+#[test]
+fn a_udp_listener_has_one_filter_and_no_chains() {
+    let udp = |fields: &str| {
+        let filter = "{name: u, typed_config: {'@type': \
+                      type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig, stat_prefix: u, cluster: c}}";
+        format!(
+            "{{name: l, address: {{socket_address: {{protocol: UDP, address: 0.0.0.0, port_value: 53}}}}, {}}}",
+            fields.replace("UDP", filter)
+        )
+    };
+    let listener = read(&udp("listener_filters: [UDP]")).0.unwrap();
+    assert!(listener.udp.is_some() && listener.filter_chains.is_empty());
+    assert_eq!(
+        read(&udp("listener_filters: [UDP, UDP]")).0.unwrap_err(),
+        "listener_filters: a UDP listener has one filter, envoy.filters.udp_listener.udp_proxy"
+    );
+    assert_eq!(
+        read(&udp("listener_filters: [UDP], filter_chains: [{}], udp_listener_config: {quic_options: {}}"))
+            .0
+            .unwrap_err(),
+        "filter_chains: not implemented by weir-proxy; udp_listener_config.quic_options: not implemented by weir-proxy"
+    );
+    check("filter_chains: [{}], udp_listener_config: {}", "udp_listener_config: needs an address of protocol UDP");
+}
+
+#[test]
+fn limits_of_connections_are_read() {
+    let chain = |filter: &str| {
+        format!(
+            "filter_chains: [{{filters: [{{name: f, typed_config: {{'@type': \
+                 type.googleapis.com/envoy.extensions.filters.network.{filter}}}}}, TCP]}}]"
+        )
+    };
+    let listener = sound(&chain("connection_limit.v3.ConnectionLimit, stat_prefix: l, max_connections: 3, delay: 1s"));
+    let [NetworkFilter::ConnectionLimit(limit)] = &listener.filter_chains[0].network_filters[..] else {
+        panic!("{listener:?}")
+    };
+    assert_eq!((limit.max_connections, limit.delay, limit.enabled), (3, Some(Duration::from_secs(1)), true));
+    check(
+        &chain("connection_limit.v3.ConnectionLimit, stat_prefix: l"),
+        "filter_chains[0].filters[0].typed_config.max_connections: is required",
+    );
+    check(
+        &chain("rbac.v3.RBAC, stat_prefix: r, enforcement_type: CONTINUOUS"),
+        "filter_chains[0].filters[0].typed_config.enforcement_type: not implemented by weir-proxy",
+    );
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dp_http::{LocalReply, RequestHead};
+use dp_http::{LocalReply, RequestHead, StreamInfo};
 use shared_config::http_filter::rbac::{self, Action, Config, PerRoute};
 use shared_telemetry::stats;
 
@@ -21,8 +21,8 @@ use matcher::Matcher;
 use rule::Rule;
 
 stats! {
-    /// `http.STAT_PREFIX.rbac.`, then the prefix of the rules.
-    struct Stats {
+    /// `http.STAT_PREFIX.rbac.`, then the prefix of the rules; `STAT_PREFIX.rbac.` of connections.
+    pub(crate) struct Stats {
         counter allowed,
         counter denied,
     }
@@ -30,7 +30,7 @@ stats! {
 
 stats! {
     /// `http.STAT_PREFIX.rbac.`, then the prefix of the shadow rules.
-    struct ShadowStats {
+    pub(crate) struct ShadowStats {
         counter shadow_allowed,
         counter shadow_denied,
     }
@@ -48,22 +48,22 @@ struct Shadow {
     result_key: String,
 }
 
-enum Engine {
+pub(crate) enum Engine {
     Policies { action: Action, policies: Box<[(String, Policy)]> },
     Matcher(Matcher),
 }
 
-struct Policy {
+pub(crate) struct Policy {
     permissions: Box<[Rule]>,
     principals: Box<[Rule]>,
     condition: Option<Expression>,
 }
 
-/// What an engine says about a request.
-struct Decision<'e> {
-    is_allowed: bool,
+/// What an engine says about a request, or about a connection.
+pub(crate) struct Decision<'e> {
+    pub(crate) is_allowed: bool,
     /// The policy that matched.
-    policy: Option<&'e str>,
+    pub(crate) policy: Option<&'e str>,
     /// Whether a LOG action was asked, and its answer.
     log: Option<bool>,
 }
@@ -98,7 +98,7 @@ impl HttpFilter for Rbac {
 
     fn on_request(&self, _s: &mut (), cx: &mut Cx<'_>, head: &mut RequestHead) -> Flow {
         if let Some(shadow) = &self.shadow {
-            let decision = shadow.engine.decide(cx, head);
+            let decision = shadow.engine.decide(cx.info, head);
             let (result, count) = match decision.is_allowed {
                 true => ("allowed", shadow.stats.shadow_allowed()),
                 false => ("denied", shadow.stats.shadow_denied()),
@@ -111,7 +111,7 @@ impl HttpFilter for Rbac {
             }
         }
         let Some((engine, stats)) = &self.engine else { return Flow::Continue };
-        let decision = engine.decide(cx, head);
+        let decision = engine.decide(cx.info, head);
         if let Some(log) = decision.log {
             metadata(cx, "envoy.common").insert("access_log_hint".into(), log.to_string());
         }
@@ -120,10 +120,7 @@ impl HttpFilter for Rbac {
             return Flow::Continue;
         }
         stats.denied().inc(cx.shard());
-        // White space would shift the columns of an access log.
-        let policy = decision.policy.unwrap_or("none").replace(|c: char| c.is_ascii_whitespace(), "_");
-        let details = format!("rbac_access_denied_matched_policy[{policy}]");
-        Flow::Reply(Box::new(LocalReply::new(403, details).body("RBAC: access denied")))
+        Flow::Reply(Box::new(LocalReply::new(403, decision.details()).body("RBAC: access denied")))
     }
 }
 
@@ -136,10 +133,21 @@ fn metadata<'c>(cx: &'c mut Cx<'_>, namespace: &str) -> &'c mut BTreeMap<String,
     cx.info.metadata.get_or_insert_default().entry(namespace.to_owned()).or_default()
 }
 
+// === impl Decision ===
+
+impl Decision<'_> {
+    /// Envoy's words for a denial.
+    pub(crate) fn details(&self) -> String {
+        // White space would shift the columns of an access log.
+        let policy = self.policy.unwrap_or("none").replace(|c: char| c.is_ascii_whitespace(), "_");
+        format!("rbac_access_denied_matched_policy[{policy}]")
+    }
+}
+
 // === impl Engine ===
 
 impl Engine {
-    fn compile(engine: &rbac::Engine) -> Self {
+    pub(crate) fn compile(engine: &rbac::Engine) -> Self {
         match engine {
             rbac::Engine::Policies { action, policies } => {
                 let policies = policies.iter().map(|(name, policy)| (name.clone(), Policy::compile(policy)));
@@ -149,10 +157,10 @@ impl Engine {
         }
     }
 
-    fn decide(&self, cx: &Cx<'_>, head: &RequestHead) -> Decision<'_> {
+    pub(crate) fn decide(&self, info: &StreamInfo, head: &RequestHead) -> Decision<'_> {
         match self {
             Self::Policies { action, policies } => {
-                let matched = policies.iter().find(|(_, policy)| policy.matches(cx, head));
+                let matched = policies.iter().find(|(_, policy)| policy.matches(info, head));
                 Decision {
                     is_allowed: match action {
                         Action::Allow => matched.is_some(),
@@ -163,7 +171,7 @@ impl Engine {
                     log: (*action == Action::Log).then_some(matched.is_some()),
                 }
             }
-            Self::Matcher(matcher) => match matcher.find(cx, head) {
+            Self::Matcher(matcher) => match matcher.find(info, head) {
                 Some((name, action)) => Decision {
                     is_allowed: action != Action::Deny,
                     policy: Some(name),
@@ -186,10 +194,10 @@ impl Policy {
         }
     }
 
-    fn matches(&self, cx: &Cx<'_>, head: &RequestHead) -> bool {
-        self.permissions.iter().any(|rule| rule.matches(cx, head))
-            && self.principals.iter().any(|rule| rule.matches(cx, head))
-            && self.condition.as_ref().is_none_or(|condition| condition.is_true(cx.info, head))
+    fn matches(&self, info: &StreamInfo, head: &RequestHead) -> bool {
+        self.permissions.iter().any(|rule| rule.matches(info, head))
+            && self.principals.iter().any(|rule| rule.matches(info, head))
+            && self.condition.as_ref().is_none_or(|condition| condition.is_true(info, head))
     }
 }
 

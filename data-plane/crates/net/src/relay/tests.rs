@@ -105,11 +105,11 @@ fn buffers_grow_with_full_reads_and_shrink_after_several_small_ones() {
 }
 
 #[tokio::test]
-async fn a_failed_side_ends_the_relay_with_its_direction() {
+async fn a_relay_says_which_side_broke() {
     let (mut client, mut near) = duplex(1000);
     let (mut far, server) = duplex(1000);
     drop(server);
     client.write_all(b"x").await.unwrap();
     let relayed = relay(&mut near, &mut far, None, |_, _| {}).await;
-    assert!(matches!(relayed.end, End::Failed(Direction::Forward, _)));
+    assert!(matches!(relayed.end, End::Failed(Side::Second, _)));
 }

@@ -71,13 +71,13 @@ async fn a_server_name_is_seen_before_the_handshake_and_the_handshake_still_work
     let name = ServerName::try_from("a.example").unwrap();
     let server = async {
         let mut near = Rewind::new(near);
-        let hello = sniff::tls(&mut near).await.unwrap();
+        let hello = sniff::tls(&mut near, client_hello::LIMIT).await.unwrap();
         (hello, accept(near, configs.server, describe).await.unwrap().1)
     };
     let ((hello, info), called) = tokio::join!(server, connect(far, configs.anonymous, name, describe));
     called.unwrap();
     let expected = client_hello::ClientHello { server_name: Some("a.example".into()), alpn: Vec::new() };
-    assert_eq!((hello, info.peer.is_none()), (Some(expected), true));
+    assert_eq!((hello, info.peer.is_none()), (sniff::Tls::Hello(expected), true));
 }
 
 #[tokio::test]

@@ -91,15 +91,11 @@ mod tests {
         let address = Address::Ip("127.0.0.1:1".parse().unwrap());
         let connection = ConnectionInfo {
             id: 0,
-            direct_remote: address.clone(),
-            remote: address.clone(),
-            local: address,
-            is_restored: false,
             tls: Some(TlsInfo { peer: mutual.then(|| Arc::new(peer)), ..TlsInfo::default() }),
-            requested_server_name: None,
             start: SystemTime::UNIX_EPOCH,
             listener: "l".into(),
             filter_chain: "c".into(),
+            ..ConnectionInfo::between(address.clone(), address)
         };
         let mut headers: Headers = sent.iter().map(|sent| ("x-forwarded-client-cert", *sent)).collect();
         let config = ForwardClientCertificate { mode, subject: true, uri: true, ..Default::default() };

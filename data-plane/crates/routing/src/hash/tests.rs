@@ -11,15 +11,10 @@ use super::*;
 fn info() -> StreamInfo {
     let connection = ConnectionInfo {
         id: 1,
-        direct_remote: Address::Ip(([10, 0, 0, 1], 1).into()),
-        remote: Address::Ip(([10, 0, 0, 1], 1).into()),
-        local: Address::Ip(([10, 0, 0, 2], 80).into()),
-        is_restored: false,
-        tls: None,
-        requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,
         listener: "".into(),
         filter_chain: "".into(),
+        ..ConnectionInfo::between(Address::Ip(([10, 0, 0, 1], 1).into()), Address::Ip(([10, 0, 0, 2], 80).into()))
     };
     StreamInfo::new(Arc::new(connection), Protocol::Http11, SystemTime::UNIX_EPOCH, Instant::now())
 }

@@ -12,15 +12,10 @@ fn info() -> StreamInfo {
     let address = Address::Ip(([127, 0, 0, 1], 8080).into());
     let connection = ConnectionInfo {
         id: 1,
-        direct_remote: address.clone(),
-        remote: address.clone(),
-        local: address,
-        is_restored: false,
-        tls: None,
-        requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,
         listener: "l".into(),
         filter_chain: "".into(),
+        ..ConnectionInfo::between(address.clone(), address)
     };
     StreamInfo::new(Arc::new(connection), Protocol::Http11, SystemTime::UNIX_EPOCH, Instant::now())
 }

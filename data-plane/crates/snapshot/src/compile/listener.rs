@@ -4,18 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dp_filters::network::NetworkChain;
+use dp_filters::network::local_ratelimit::LocalRateLimit;
 use dp_http::info::Address;
 use dp_net::listen::ListenOptions;
 use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_net::stream::Keepalive;
-use dp_observe::stats::{ListenerStats, TlsStats};
+use dp_observe::stats::{ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TlsInspectorStats, TlsStats};
 use shared_config::core::{Address as ConfigAddress, TcpKeepalive};
-use shared_config::listener::{FilterChain as ChainConfig, Listener as Config, ListenerFilter, Terminal};
+use shared_config::listener::{
+    FilterChain as ChainConfig, Listener as Config, ListenerFilter as FilterConfig, Terminal,
+};
 use shared_telemetry::Scope;
 use stdx::drain::Drain;
 
 use super::{Environment, ListenerInputs, Refusal, hcm, tcp, tls};
-use crate::runtime::{FilterChain, Listener, Network, Tls};
+use crate::runtime::{FilterChain, Listener, ListenerFilter, Network, ProxyFilter, Tls};
 use crate::sockets::Sockets;
 
 /// A TLS handshake that takes longer is given up, where the configuration says nothing.
@@ -43,18 +47,6 @@ pub(crate) fn listener(
             Some(Arc::new(compiled.map_err(|r| r.at("default_filter_chain"))?))
         }
     };
-    let mut proxy_protocol = None;
-    let mut inspect_tls = false;
-    let mut original_dst = false;
-    for filter in &config.listener_filters {
-        match filter {
-            ListenerFilter::TlsInspector { .. } => inspect_tls = true,
-            ListenerFilter::OriginalDst => original_dst = true,
-            ListenerFilter::ProxyProtocol { optional, v1, v2 } => {
-                proxy_protocol = Some(ProxyProtocolOptions { allow_v1: *v1, allow_v2: *v2, optional: *optional });
-            }
-        }
-    }
     let stats = match previous.filter(|previous| previous.config.stat_prefix == config.stat_prefix) {
         Some(previous) => Arc::clone(&previous.stats),
         None => ListenerStats::register(&environment.registry, Scope::listener(&stat_name(config))),
@@ -65,14 +57,56 @@ pub(crate) fn listener(
         sockets,
         chains,
         default_chain,
-        inspect_tls,
-        original_dst,
-        proxy_protocol,
+        filters: config.listener_filters.iter().map(|filter| listener_filter(filter, config, environment)).collect(),
+        udp: match &config.udp {
+            Some(udp) => Some(Arc::new(super::udp::compile(udp, environment)?)),
+            None => None,
+        },
         filters_timeout: config.listener_filters_timeout,
         continue_on_timeout: config.continue_on_listener_filters_timeout,
         stats,
         access_logs: super::access_logs(&config.access_logs, environment)?,
     })
+}
+
+fn listener_filter(filter: &FilterConfig, listener: &Config, environment: &Environment) -> ListenerFilter {
+    let registry = &environment.registry;
+    match filter {
+        FilterConfig::TlsInspector { max_client_hello_size, only_tls } => ListenerFilter::TlsInspector {
+            limit: *max_client_hello_size as usize,
+            only_tls: *only_tls,
+            stats: TlsInspectorStats::register(registry, Scope::new("tls_inspector", "tls_inspector")),
+        },
+        FilterConfig::ProxyProtocol(inbound) => {
+            let mut scope = Scope::new("proxy_proto", "proxy_proto");
+            if !inbound.stat_prefix.is_empty() {
+                let prefix = format!("proxy_proto.{}", inbound.stat_prefix);
+                scope = Scope::new(&prefix, "proxy_proto").label("envoy_proxy_protocol_prefix", &inbound.stat_prefix);
+            }
+            let version = |name: &str| {
+                let prefix = format!("{}versions.{name}", scope.prefix());
+                let labelled = Scope::new(&prefix, "proxy_proto").label("envoy_proxy_protocol_version", name);
+                ProxyProtocolVersionStats::register(registry, labelled)
+            };
+            ListenerFilter::ProxyProtocol(Box::new(ProxyFilter {
+                options: ProxyProtocolOptions {
+                    allow_v1: inbound.v1,
+                    allow_v2: inbound.v2,
+                    optional: inbound.optional,
+                },
+                config: (**inbound).clone(),
+                versions: [version("v1"), version("v2")],
+                stats: ProxyProtocolStats::register(registry, scope),
+            }))
+        }
+        FilterConfig::OriginalDst => ListenerFilter::OriginalDst,
+        FilterConfig::LocalRateLimit(limit) => ListenerFilter::LocalRateLimit(LocalRateLimit::of_listener(
+            limit,
+            &listener.name,
+            &environment.keep,
+            registry,
+        )),
+    }
 }
 
 /// What statistics call a listener: its prefix, else its first address.
@@ -108,6 +142,7 @@ fn sockets(
             backlog: config.tcp_backlog_size.unwrap_or(4096),
             keepalive: address.tcp_keepalive.or(config.tcp_keepalive).map(keepalive),
             mode,
+            datagrams: config.udp.is_some(),
             ..ListenOptions::default()
         };
         let kept = previous
@@ -137,7 +172,8 @@ fn filter_chain(
     let kept = previous.and_then(|previous| previous.chains().find(|chain| *chain.config == *config));
     let network = match &config.terminal {
         Terminal::Http(manager) => {
-            let place = format!("{}/{}", inputs.config.name, config.name);
+            // Names may be empty; criteria differ from chain to chain.
+            let place = format!("{}/{}/{:?}", inputs.config.name, config.name, config.criteria);
             Network::Http(Arc::new(hcm::compile(manager, &place, inputs, environment)?))
         }
         Terminal::Tcp(proxy) => Network::Tcp(Arc::new(tcp::compile(proxy, &config.network_filters, environment)?)),
@@ -160,7 +196,9 @@ fn filter_chain(
             })
         }
     };
+    let place = format!("{}/{}", inputs.config.name, config.name);
     Ok(FilterChain {
+        filters: NetworkChain::compile(&config.network_filters, &place, &environment.keep, &environment.registry),
         name: config.name.as_str().into(),
         id: kept.map_or_else(|| NEXT_CHAIN.fetch_add(1, Ordering::Relaxed), |kept| kept.id),
         config: kept.map_or_else(|| Arc::new(config.clone()), |kept| Arc::clone(&kept.config)),

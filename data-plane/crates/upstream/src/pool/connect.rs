@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use dp_http::Io;
 use dp_http::info::{Address, TlsInfo};
-use dp_net::{DialOptions, Keepalive, Stream, dial, dial_first};
+use dp_net::{DialOptions, Keepalive, Reset, Resettable, Stream, dial, dial_first};
 use rustls::ClientConfig;
 use rustls::pki_types::{IpAddr, ServerName};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use crate::cluster::{Cluster, Tls};
 use crate::endpoint::Endpoint;
+use crate::proxy_header::{self, Proxied};
 
 /// What is to be spoken on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +57,8 @@ impl ConnectError {
 /// A new connection.
 pub(crate) struct Made {
     pub io: Io,
+    /// Makes the connection end with a reset.
+    pub reset: Reset,
     pub http2: bool,
     pub remote: Address,
     pub local: Option<Address>,
@@ -69,17 +73,27 @@ pub(crate) async fn connect(
     endpoint: &Endpoint,
     wanted: Wanted,
     server_name: Option<&str>,
+    proxied: Option<&Proxied>,
 ) -> Result<Made, ConnectError> {
-    let connecting = establish(cluster, endpoint, &endpoint.address, None, wanted, server_name);
+    let target = Target { address: &endpoint.address, offer: None, proxied };
+    let connecting = establish(cluster, endpoint, target, wanted, server_name);
     timeout(cluster.connect_timeout(), connecting).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-/// Connects at `address`, with `offer` in place of the cluster's TLS if that is given. The caller has the deadline.
+/// Where a connection goes, and on whose behalf.
+pub(crate) struct Target<'a> {
+    pub(crate) address: &'a Address,
+    /// In place of the cluster's TLS.
+    pub(crate) offer: Option<&'a Arc<ClientConfig>>,
+    /// What a PROXY protocol header tells; `None`: the connection is our own.
+    pub(crate) proxied: Option<&'a Proxied>,
+}
+
+/// Connects at `target`. The caller has the deadline.
 pub(crate) async fn establish(
     cluster: &Cluster,
     endpoint: &Endpoint,
-    address: &Address,
-    offer: Option<&Arc<ClientConfig>>,
+    target: Target<'_>,
     wanted: Wanted,
     server_name: Option<&str>,
 ) -> Result<Made, ConnectError> {
@@ -88,21 +102,34 @@ pub(crate) async fn establish(
         keepalive: cluster.config.keepalive.map(|k| Keepalive { time: k.time, interval: k.interval, probes: k.probes }),
     };
     let dialled = match &*endpoint.addresses {
-        all if !all.is_empty() && *address == endpoint.address => {
+        all if !all.is_empty() && *target.address == endpoint.address => {
             dial_first(all, &options).await.map(|(stream, index)| (stream, &all[index]))
         }
-        _ => dial(address, &options).await.map(|stream| (stream, address)),
+        _ => dial(target.address, &options).await.map(|stream| (stream, target.address)),
     };
-    let (stream, remote) = dialled.map_err(|error| ConnectError::Connect(reason(&error)))?;
+    let (mut stream, remote) = dialled.map_err(|error| ConnectError::Connect(reason(&error)))?;
     let local = local_address(&stream);
     let connected = Instant::now();
-    let made =
-        |io: Io, http2, tls, handshake| Made { io, http2, remote: remote.clone(), local, tls, connected, handshake };
+    if let Some(config) = &cluster.config.proxy_protocol {
+        let header = proxy_header::header(config, endpoint, target.proxied, local.as_ref());
+        stream.write_all(&header).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
+    }
+    let (stream, reset) = Resettable::new(stream);
+    let made = |io: Io, http2, tls, handshake| Made {
+        io,
+        reset,
+        http2,
+        remote: remote.clone(),
+        local,
+        tls,
+        connected,
+        handshake,
+    };
     let Some(tls) = &cluster.tls else {
         return Ok(made(Box::new(stream), wanted == Wanted::Http2, None, None));
     };
     let name = name(tls, endpoint, server_name)?;
-    let config = offer.cloned().unwrap_or_else(|| tls.for_protocol(wanted));
+    let config = target.offer.cloned().unwrap_or_else(|| tls.for_protocol(wanted));
     let handshake = dp_net::tls::connect(stream, config, name, tls.describe).await;
     let (stream, info) = handshake.map_err(|error| ConnectError::Tls(error.to_string().into()))?;
     let http2 = match wanted {

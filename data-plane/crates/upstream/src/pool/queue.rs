@@ -17,6 +17,7 @@ use super::connection::{Connection, Ready, Slot};
 use crate::breaker::{Guard, Priority, Resource};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
+use crate::proxy_header::Proxied;
 
 /// The connections to one endpoint that are alike.
 pub(super) struct Queue {
@@ -24,6 +25,7 @@ pub(super) struct Queue {
     worker: usize,
     wanted: Wanted,
     server_name: Option<Arc<str>>,
+    proxied: Option<Arc<Proxied>>,
     /// The last one used is the next one used, so that those too many fall idle.
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Shared>>,
@@ -60,7 +62,7 @@ impl Queue {
         pools: Weak<Inner>,
         worker: usize,
         wanted: Wanted,
-        server_name: Option<Arc<str>>,
+        (server_name, proxied): (Option<Arc<str>>, Option<Arc<Proxied>>),
         guard: Guard,
     ) -> Self {
         Self {
@@ -68,6 +70,7 @@ impl Queue {
             worker,
             wanted,
             server_name,
+            proxied,
             idle: RefCell::default(),
             shared: RefCell::default(),
             waiting: RefCell::default(),
@@ -219,8 +222,8 @@ impl Queue {
     }
 
     async fn connect(self: Rc<Self>, plan: Plan, slot: Slot) {
-        let name = self.server_name.as_deref();
-        let made = connect::connect(&plan.cluster, &plan.endpoint, self.wanted, name).await;
+        let (name, proxied) = (self.server_name.as_deref(), self.proxied.as_deref());
+        let made = connect::connect(&plan.cluster, &plan.endpoint, self.wanted, name, proxied).await;
         let result = match made {
             Ok(made) => self.connected(&plan, slot, made).await,
             Err(error) => {

@@ -70,6 +70,11 @@ impl Cel {
         &self.0
     }
 
+    /// Whether it asks about one of the roots of attributes.
+    pub(crate) fn refers_to(&self, root: &str) -> bool {
+        cel::Program::compile(&self.0).is_ok_and(|program| program.references().has_variable(root))
+    }
+
     /// Reads an expression written as text.
     pub fn parse(text: &str, p: &mut Problems) -> Option<Self> {
         match cel::Program::compile(text) {

@@ -1,4 +1,4 @@
-//! The generic matcher (`xds.type.matcher.v3.Matcher`) with access control actions at its leaves.
+//! The generic matcher (`xds.type.matcher.v3.Matcher`), whatever its leaves are: access control actions, or clusters.
 
 use std::collections::BTreeMap;
 
@@ -18,25 +18,28 @@ use crate::invalid::Problems;
 use crate::matcher::StringMatcher;
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Matcher {
-    pub branches: Branches,
-    pub on_no_match: Option<Box<OnMatch>>,
+pub struct Matcher<A = Action> {
+    pub branches: Branches<A>,
+    pub on_no_match: Option<Box<OnMatch<A>>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Branches {
+pub enum Branches<A = Action> {
     /// The first that matches.
-    List(Vec<(Predicate, OnMatch)>),
-    Exact(Input, BTreeMap<String, OnMatch>),
+    List(Vec<(Predicate, OnMatch<A>)>),
+    Exact(Input, BTreeMap<String, OnMatch<A>>),
     /// The longest prefix that matches.
-    Prefix(Input, BTreeMap<String, OnMatch>),
+    Prefix(Input, BTreeMap<String, OnMatch<A>>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum OnMatch {
-    Matcher(Box<Matcher>),
-    Action { name: String, action: Action },
+pub enum OnMatch<A = Action> {
+    Matcher(Box<Matcher<A>>),
+    Action { name: String, action: A },
 }
+
+/// Reads what stands at a leaf: its name, and what it says.
+pub(crate) type Leaf<A> = fn(&Any, &mut Problems) -> Option<(String, A)>;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Predicate {
@@ -71,9 +74,36 @@ pub enum Test {
     Cel(Cel),
 }
 
+// === impl Matcher ===
+
+impl<A> Matcher<A> {
+    /// Whether an input or a test that `found` says yes to stands anywhere in it.
+    pub(crate) fn any_input(&self, found: &impl Fn(&Input, Option<&Test>) -> bool) -> bool {
+        let on = |on: &OnMatch<A>| match on {
+            OnMatch::Matcher(matcher) => matcher.any_input(found),
+            OnMatch::Action { .. } => false,
+        };
+        let here = match &self.branches {
+            Branches::List(list) => list.iter().any(|(predicate, then)| predicate.any_input(found) || on(then)),
+            Branches::Exact(input, map) | Branches::Prefix(input, map) => found(input, None) || map.values().any(on),
+        };
+        here || self.on_no_match.as_deref().is_some_and(on)
+    }
+}
+
+impl Predicate {
+    fn any_input(&self, found: &impl Fn(&Input, Option<&Test>) -> bool) -> bool {
+        match self {
+            Self::Single(input, test) => found(input, Some(test)),
+            Self::Any(list) | Self::All(list) => list.iter().any(|one| one.any_input(found)),
+            Self::Not(one) => one.any_input(found),
+        }
+    }
+}
+
 // === decode ===
 
-pub(super) fn decode(proto: &pb::Matcher, depth: usize, p: &mut Problems) -> Option<Matcher> {
+pub(crate) fn decode<A>(proto: &pb::Matcher, leaf: Leaf<A>, depth: usize, p: &mut Problems) -> Option<Matcher<A>> {
     use pb::matcher::MatcherType;
     if is_too_deep(depth, p) {
         return None;
@@ -87,18 +117,18 @@ pub(super) fn decode(proto: &pb::Matcher, depth: usize, p: &mut Problems) -> Opt
                         Some(predicate) => p.at("predicate", |p| decode_predicate(predicate, depth + 1, p)),
                         None => p.refuse_at("predicate", "required"),
                     };
-                    let on_match = p.at("on_match", |p| decode_on_match(field.on_match.as_ref(), depth, p));
+                    let on_match = p.at("on_match", |p| decode_on_match(field.on_match.as_ref(), leaf, depth, p));
                     Some((predicate?, on_match?))
                 })
             });
             Some(Branches::List(branches))
         }
-        Some(MatcherType::MatcherTree(tree)) => p.at("matcher_tree", |p| decode_tree(tree, depth, p)),
+        Some(MatcherType::MatcherTree(tree)) => p.at("matcher_tree", |p| decode_tree(tree, leaf, depth, p)),
         // Only what to do when nothing matches, which is always.
         None => Some(Branches::List(Vec::new())),
     };
     let on_no_match = match &proto.on_no_match {
-        Some(on_match) => Some(Box::new(p.at("on_no_match", |p| decode_on_match(Some(&**on_match), depth, p))?)),
+        Some(on_match) => Some(Box::new(p.at("on_no_match", |p| decode_on_match(Some(&**on_match), leaf, depth, p))?)),
         None => None,
     };
     if p.count() > before {
@@ -107,7 +137,12 @@ pub(super) fn decode(proto: &pb::Matcher, depth: usize, p: &mut Problems) -> Opt
     Some(Matcher { branches: branches?, on_no_match })
 }
 
-fn decode_tree(proto: &pb::matcher::MatcherTree, depth: usize, p: &mut Problems) -> Option<Branches> {
+fn decode_tree<A>(
+    proto: &pb::matcher::MatcherTree,
+    leaf: Leaf<A>,
+    depth: usize,
+    p: &mut Problems,
+) -> Option<Branches<A>> {
     use pb::matcher::matcher_tree::{MatchMap, TreeType};
     let input = p.at("input", |p| decode_input(proto.input.as_ref(), p))?;
     if input == Input::Attributes {
@@ -117,7 +152,9 @@ fn decode_tree(proto: &pb::matcher::MatcherTree, depth: usize, p: &mut Problems)
         let each = |p: &mut Problems| {
             map.map
                 .iter()
-                .filter_map(|(key, on)| Some((key.clone(), p.index(key, |p| decode_on_match(Some(on), depth, p))?)))
+                .filter_map(|(key, on)| {
+                    Some((key.clone(), p.index(key, |p| decode_on_match(Some(on), leaf, depth, p))?))
+                })
                 .collect::<BTreeMap<_, _>>()
         };
         p.at(name, |p| p.at("map", each))
@@ -133,32 +170,41 @@ fn decode_tree(proto: &pb::matcher::MatcherTree, depth: usize, p: &mut Problems)
     }
 }
 
-fn decode_on_match(proto: Option<&pb::matcher::OnMatch>, depth: usize, p: &mut Problems) -> Option<OnMatch> {
+fn decode_on_match<A>(
+    proto: Option<&pb::matcher::OnMatch>,
+    leaf: Leaf<A>,
+    depth: usize,
+    p: &mut Problems,
+) -> Option<OnMatch<A>> {
     use pb::matcher::on_match::OnMatch as On;
     p.unimplemented_if("keep_matching", proto.is_some_and(|on| on.keep_matching));
     match proto.and_then(|on| on.on_match.as_ref()) {
         Some(On::Matcher(matcher)) => {
-            Some(OnMatch::Matcher(Box::new(p.at("matcher", |p| decode(matcher, depth + 1, p))?)))
+            Some(OnMatch::Matcher(Box::new(p.at("matcher", |p| decode(matcher, leaf, depth + 1, p))?)))
         }
         Some(On::Action(extension)) => p.at("action", |p| {
             let any = typed_config(Some(extension), p)?;
-            p.at("typed_config", |p| {
-                if !any.is::<rbac::Action>() {
-                    p.refuse(format!("an action must be an envoy.config.rbac.v3.Action, not {:?}", any.type_name()));
-                    return None;
-                }
-                let action: rbac::Action = core::unpack(&any, p)?;
-                if action.name.is_empty() {
-                    p.at("name", |p| p.refuse("empty"));
-                }
-                Some(OnMatch::Action { action: decode_action(action.action, p)?, name: action.name })
-            })
+            let (name, action) = p.at("typed_config", |p| leaf(&any, p))?;
+            Some(OnMatch::Action { name, action })
         }),
         None => {
             p.refuse("matcher or action is required");
             None
         }
     }
+}
+
+/// A leaf with an action of access control.
+pub(super) fn action_leaf(any: &Any, p: &mut Problems) -> Option<(String, Action)> {
+    if !any.is::<rbac::Action>() {
+        p.refuse(format!("an action must be an envoy.config.rbac.v3.Action, not {:?}", any.type_name()));
+        return None;
+    }
+    let action: rbac::Action = core::unpack(any, p)?;
+    if action.name.is_empty() {
+        p.at("name", |p| p.refuse("empty"));
+    }
+    Some((action.name, decode_action(action.action, p)?))
 }
 
 fn decode_predicate(proto: &pb::matcher::matcher_list::Predicate, depth: usize, p: &mut Problems) -> Option<Predicate> {

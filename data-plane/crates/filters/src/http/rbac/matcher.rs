@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use dp_format::query::parameter as query_parameter;
-use dp_http::RequestHead;
 use dp_http::info::{Address, PeerCertificate};
+use dp_http::{RequestHead, StreamInfo};
 use shared_config::http_filter::rbac::{self, Action, Branches, Input, Test};
 
 use super::attributes::Expression;
-use crate::filter::Cx;
 use crate::matching::Source;
 
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     branches: Tree,
     on_no_match: Option<Box<OnMatch>>,
 }
@@ -59,18 +58,18 @@ impl Matcher {
     }
 
     /// The name and action of the leaf that a request comes to.
-    pub(super) fn find(&self, cx: &Cx<'_>, head: &RequestHead) -> Option<(&str, Action)> {
+    pub(super) fn find(&self, info: &StreamInfo, head: &RequestHead) -> Option<(&str, Action)> {
         let branch = match &self.branches {
-            Tree::List(list) => list.iter().find(|(predicate, _)| predicate.matches(cx, head)).map(|(_, on)| on),
-            Tree::Exact(value, map) => value.text(cx, head).and_then(|text| map.get(&*text)),
-            Tree::Prefix(value, map) => value.text(cx, head).and_then(|text| {
+            Tree::List(list) => list.iter().find(|(predicate, _)| predicate.matches(info, head)).map(|(_, on)| on),
+            Tree::Exact(value, map) => value.text(info, head).and_then(|text| map.get(&*text)),
+            Tree::Prefix(value, map) => value.text(info, head).and_then(|text| {
                 // Longer prefixes of one text sort after shorter ones.
                 map.iter().rev().find(|(prefix, _)| text.starts_with(prefix.as_str())).map(|(_, on)| on)
             }),
         };
         match branch.or(self.on_no_match.as_deref())? {
             OnMatch::Action(name, action) => Some((name, *action)),
-            OnMatch::Matcher(matcher) => matcher.find(cx, head),
+            OnMatch::Matcher(matcher) => matcher.find(info, head),
         }
     }
 }
@@ -96,21 +95,21 @@ impl Predicate {
         }
     }
 
-    fn matches(&self, cx: &Cx<'_>, head: &RequestHead) -> bool {
+    fn matches(&self, info: &StreamInfo, head: &RequestHead) -> bool {
         match self {
             Self::Value(value, Test::Text(text)) => {
-                value.text(cx, head).is_some_and(|value| text.matches(value.as_bytes()))
+                value.text(info, head).is_some_and(|value| text.matches(value.as_bytes()))
             }
             Self::Value(value, Test::Ip(ranges)) => {
-                let ip = value.text(cx, head).and_then(|text| text.parse::<IpAddr>().ok());
+                let ip = value.text(info, head).and_then(|text| text.parse::<IpAddr>().ok());
                 ip.is_some_and(|ip| ranges.iter().any(|range| range.contains(&ip)))
             }
             // Compiled to `Expression`.
             Self::Value(_, Test::Cel(_)) => false,
-            Self::Expression(expression) => expression.is_true(cx.info, head),
-            Self::Any(list) => list.iter().any(|one| one.matches(cx, head)),
-            Self::All(list) => list.iter().all(|one| one.matches(cx, head)),
-            Self::Not(one) => !one.matches(cx, head),
+            Self::Expression(expression) => expression.is_true(info, head),
+            Self::Any(list) => list.iter().any(|one| one.matches(info, head)),
+            Self::All(list) => list.iter().all(|one| one.matches(info, head)),
+            Self::Not(one) => !one.matches(info, head),
         }
     }
 }
@@ -123,8 +122,8 @@ impl Value {
         }
     }
 
-    fn text<'a>(&self, cx: &'a Cx<'_>, head: &'a RequestHead) -> Option<Cow<'a, str>> {
-        let connection = &cx.info.connection;
+    fn text<'a>(&self, info: &'a StreamInfo, head: &'a RequestHead) -> Option<Cow<'a, str>> {
+        let connection = &info.connection;
         let peer = || connection.tls.as_ref().and_then(|tls| tls.peer.as_deref());
         let joined = |names: fn(&PeerCertificate) -> &Vec<String>| {
             peer().map(|certificate| names(certificate).join(",").into()).filter(|text: &Cow<'_, str>| !text.is_empty())
@@ -139,8 +138,8 @@ impl Value {
             Self::Other(Input::QueryParameter(name)) => query_parameter(head.query(), name),
             Self::Other(Input::DestinationIp) => ip(&connection.local),
             Self::Other(Input::DestinationPort) => port(&connection.local),
-            Self::Other(Input::SourceIp) => ip(&cx.info.client),
-            Self::Other(Input::SourcePort) => port(&cx.info.client),
+            Self::Other(Input::SourceIp) => ip(&info.client),
+            Self::Other(Input::SourcePort) => port(&info.client),
             Self::Other(Input::DirectSourceIp) => ip(&connection.direct_remote),
             Self::Other(Input::ServerName) => connection.requested_server_name.as_deref().map(Cow::Borrowed),
             Self::Other(Input::UriSan) => joined(|certificate| &certificate.uri_sans),

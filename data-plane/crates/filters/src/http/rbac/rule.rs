@@ -1,12 +1,11 @@
 //! Permissions and principals: one comparison each, and their combinations.
 
-use dp_http::RequestHead;
 use dp_http::info::{Address, PeerCertificate};
+use dp_http::{RequestHead, StreamInfo};
 use ipnet::IpNet;
 use shared_config::http_filter::rbac;
 use shared_config::matcher::StringMatcher;
 
-use crate::filter::Cx;
 use crate::matching::HeaderMatch;
 
 pub(super) enum Rule {
@@ -29,19 +28,19 @@ impl Rule {
         }
     }
 
-    pub(super) fn matches(&self, cx: &Cx<'_>, head: &RequestHead) -> bool {
+    pub(super) fn matches(&self, info: &StreamInfo, head: &RequestHead) -> bool {
         match self {
-            Self::All(rules) => rules.iter().all(|rule| rule.matches(cx, head)),
-            Self::Any(rules) => rules.iter().any(|rule| rule.matches(cx, head)),
-            Self::Not(rule) => !rule.matches(cx, head),
+            Self::All(rules) => rules.iter().all(|rule| rule.matches(info, head)),
+            Self::Any(rules) => rules.iter().any(|rule| rule.matches(info, head)),
+            Self::Not(rule) => !rule.matches(info, head),
             Self::Header(header) => header.matches(head),
-            Self::Plain(rule) => is_met(rule, cx, head),
+            Self::Plain(rule) => is_met(rule, info, head),
         }
     }
 }
 
-fn is_met(rule: &rbac::Rule, cx: &Cx<'_>, head: &RequestHead) -> bool {
-    let connection = &cx.info.connection;
+fn is_met(rule: &rbac::Rule, info: &StreamInfo, head: &RequestHead) -> bool {
+    let connection = &info.connection;
     match rule {
         rbac::Rule::Always => true,
         rbac::Rule::UrlPath(text) => text.matches(head.path_only().as_bytes()),
@@ -56,9 +55,9 @@ fn is_met(rule: &rbac::Rule, cx: &Cx<'_>, head: &RequestHead) -> bool {
         }
         rbac::Rule::SourceIp(range) => is_in(*range, &connection.remote),
         rbac::Rule::DirectRemoteIp(range) => is_in(*range, &connection.direct_remote),
-        rbac::Rule::RemoteIp(range) => is_in(*range, &cx.info.client),
+        rbac::Rule::RemoteIp(range) => is_in(*range, &info.client),
         rbac::Rule::FilterState { key, text } => {
-            let value = cx.info.filter_state.as_ref().and_then(|state| state.get(key));
+            let value = info.filter_state.as_ref().and_then(|state| state.get(key));
             value.is_some_and(|value| text.matches(value.as_bytes()))
         }
         // These were compiled to variants of their own.

@@ -11,15 +11,10 @@ pub(in crate::access_log) fn info(status: u16) -> StreamInfo {
     let address = Address::Ip(([127, 0, 0, 1], 1).into());
     let connection = ConnectionInfo {
         id: 1,
-        direct_remote: address.clone(),
-        remote: address.clone(),
-        local: address,
-        is_restored: false,
-        tls: None,
-        requested_server_name: None,
         start: SystemTime::UNIX_EPOCH,
         listener: Arc::from("listener"),
         filter_chain: Arc::from(""),
+        ..ConnectionInfo::between(address.clone(), address)
     };
     let mut info = StreamInfo::new(Arc::new(connection), Protocol::Http11, SystemTime::UNIX_EPOCH, Instant::now());
     info.status = status;
