@@ -4,6 +4,7 @@ mod admin;
 mod control;
 pub mod flags;
 mod health;
+mod loads;
 mod names;
 mod process;
 mod refresh;
