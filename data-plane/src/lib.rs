@@ -5,6 +5,7 @@ mod control;
 pub mod flags;
 mod health;
 mod health_checks;
+mod loads;
 mod names;
 mod outlier_log;
 mod process;

@@ -38,6 +38,8 @@ pub struct Bootstrap {
     pub admin: Option<Admin>,
     /// The most connections of clients that may be open at a time.
     pub max_connections: Option<u64>,
+    /// The server that load is reported to.
+    pub load_stats: Option<ApiSource>,
     /// Runtime values, later layers over earlier ones.
     pub runtime_layers: Vec<RuntimeLayer>,
     /// The file that is told of endpoints ejected by outlier detection, and of their return.

@@ -28,7 +28,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
     let dynamic = proto.dynamic_resources.clone().unwrap_or_default();
     let (ads, lds, cds) = p.at("dynamic_resources", |p| dynamic_resources(&dynamic, p));
     let manager = proto.cluster_manager.clone().unwrap_or_default();
-    let outlier_event_log = p.at("cluster_manager", |p| cluster_manager(&manager, p));
+    let (outlier_event_log, load_stats) = p.at("cluster_manager", |p| cluster_manager(&manager, p));
     let bootstrap = Bootstrap {
         node: proto.node.as_ref().map(|node| p.at("node", |p| node_of(node, p))).unwrap_or_default(),
         static_resources,
@@ -41,6 +41,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
             .overload_manager
             .as_ref()
             .and_then(|manager| p.at("overload_manager", |p| overload::max_connections(manager, p))),
+        load_stats,
         runtime_layers: match &proto.layered_runtime {
             Some(layered) => p.at("layered_runtime", |p| runtime::layers(layered, p)),
             None => Vec::new(),
@@ -136,13 +137,18 @@ fn dynamic_resources(proto: &pb::bootstrap::DynamicResources, p: &mut Problems) 
     (ads, lds, cds)
 }
 
-/// The path of the outlier event log.
-fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> Option<String> {
+/// The path of the outlier event log, and the server that load is reported to.
+fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> (Option<String>, Option<ApiSource>) {
     // `enable_deferred_cluster_creation`: clusters take no memory per worker until they are used anyway.
-    refuse_set!(p, proto; upstream_bind_config, load_stats_config);
-    let outlier = proto.outlier_detection.as_ref()?;
-    p.at("outlier_detection", |p| refuse_set!(p, outlier; event_service));
-    Some(outlier.event_log_path.clone()).filter(|path| !path.is_empty())
+    refuse_set!(p, proto; upstream_bind_config);
+    let outlier = proto.outlier_detection.as_ref();
+    let path = outlier.map(|outlier| {
+        p.at("outlier_detection", |p| refuse_set!(p, outlier; event_service));
+        outlier.event_log_path.clone()
+    });
+    let load = proto.load_stats_config.as_ref();
+    let load = load.and_then(|source| p.at("load_stats_config", |p| api_source(source, p)));
+    (path.filter(|path| !path.is_empty()), load)
 }
 
 fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {
@@ -194,6 +200,7 @@ fn refuse_unknown_clusters(bootstrap: &Bootstrap, p: &mut Problems) {
     }
     for (path, source) in [
         ("dynamic_resources.ads_config", bootstrap.ads.clone()),
+        ("cluster_manager.load_stats_config", bootstrap.load_stats.clone()),
         ("dynamic_resources.lds_config.api_config_source", api(&bootstrap.lds)),
         ("dynamic_resources.cds_config.api_config_source", api(&bootstrap.cds)),
     ] {

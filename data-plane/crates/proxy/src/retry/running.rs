@@ -59,6 +59,9 @@ impl Running {
     /// The head of the response came.
     pub(super) fn answered(&mut self, request: &RequestHead, head: &ResponseHead, now: Instant) {
         self.cluster.note_head(&self.endpoint.state, self.since, now);
+        if let Some(active) = &self.active {
+            active.answered(now.saturating_duration_since(self.since));
+        }
         self.observe(Outcome::Response(told_status(request, head)));
         self.good = head.status < 500;
     }
