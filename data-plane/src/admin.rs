@@ -282,17 +282,8 @@ fn logged(exchange: &Exchange<'_>) -> (RequestHead, ResponseHead, StreamInfo) {
     for (name, value) in exchange.headers.iter().filter(|(name, _)| *name != "host") {
         request.headers.append(name.as_str(), value.as_bytes());
     }
-    let connection = ConnectionInfo {
-        id: 0,
-        direct_remote: Address::Ip(exchange.remote),
-        remote: Address::Ip(exchange.remote),
-        local: Address::Ip(exchange.local),
-        tls: None,
-        requested_server_name: None,
-        start: SystemTime::now(),
-        listener: "admin".into(),
-        filter_chain: "".into(),
-    };
+    let between = ConnectionInfo::between(Address::Ip(exchange.remote), Address::Ip(exchange.local));
+    let connection = ConnectionInfo { listener: "admin".into(), ..between };
     let duration = exchange.began.elapsed();
     let start = SystemTime::now() - duration;
     let mut info = StreamInfo::new(Arc::new(connection), Protocol::Http11, start, exchange.began);

@@ -220,7 +220,7 @@ async fn attempt(
     match answered {
         Ok(head) => {
             if endpoint.checked && head.headers.contains("x-envoy-immediate-health-check-fail") {
-                cluster.fail_passively(&endpoint);
+                chosen.cluster.fail_passively(&endpoint);
             }
             request.answered(&stream.request, &head, stream.clocks.now);
             Ok(Upstream { checkout, head, request })

@@ -2,7 +2,6 @@
 //!
 //! A version is made from configuration without side effects and takes effect with `take_over`. Never connects.
 
-use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dp_http::info::Address;
 use dp_http::{h1, h2};
-use hashbrown::{Equivalent, HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 use shared_config::cluster::{Breakers as Limits, Cluster as Config, Discovery, HappyEyeballs, Thresholds};
 use shared_config::core::{Address as ConfigAddress, Metadata, flatten_metadata};
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
@@ -113,43 +112,6 @@ pub struct ClusterState {
     udp: OnceLock<Arc<ClusterUdpStats>>,
     registry: Registry,
     stat_name: String,
-}
-
-/// What makes an endpoint the same one in the next version. Hashed by the address only, so that [`At`] finds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// `None` for the one endpoint of a logical DNS cluster, whose address may change.
-    address: Option<Address>,
-    hostname: String,
-}
-
-/// Any endpoint with this address.
-struct At<'a>(&'a Address);
-
-// === impl Identity, At ===
-
-impl Hash for Identity {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.address.hash(state);
-    }
-}
-
-impl Hash for At<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Some(self.0).hash(state);
-    }
-}
-
-impl Equivalent<Identity> for At<'_> {
-    fn equivalent(&self, identity: &Identity) -> bool {
-        identity.address.as_ref() == Some(self.0)
-    }
-}
-
-impl Identity {
-    fn of(config: &EndpointConfig, address: &Address, logical: bool) -> Self {
-        Self { address: (!logical).then(|| address.clone()), hostname: config.hostname.clone() }
-    }
 }
 
 // === impl Cluster ===

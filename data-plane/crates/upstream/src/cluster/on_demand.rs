@@ -207,6 +207,7 @@ fn endpoint(state: Arc<EndpointState>, address: Address) -> Arc<Endpoint> {
         priority: 0,
         locality: Arc::default(),
         metadata: Arc::default(),
+        shown_metadata: None,
         discovery: HealthStatus::Unknown,
         health_check: EndpointHealthCheck::default(),
         checked: false,

@@ -9,7 +9,7 @@ use shared_config::health_check::HealthCheck;
 use super::status::{Failure, FailureKind};
 use crate::cluster::{Cluster, address};
 use crate::endpoint::Endpoint;
-use crate::pool::connect::{Made, Wanted, establish};
+use crate::pool::connect::{Made, Target, Wanted, establish};
 
 /// What one check is made of.
 #[derive(Clone)]
