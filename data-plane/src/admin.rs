@@ -10,12 +10,10 @@ use dp_admin::{Admin, AdminState, Check, ClusterView, Drain, HostView, ListenerV
 use dp_filters::Health as _;
 use dp_observe::access_log::writer::LogWriter;
 use dp_snapshot::{Kind, Snapshot};
-use dp_upstream::endpoint::Flag;
 use dp_upstream::{Cluster, Endpoint};
 use serde_json::{Value, json};
 use shared_config::bootstrap::Bootstrap;
 use shared_config::cluster::Discovery;
-use shared_config::endpoint::HealthStatus;
 use shared_telemetry::Registry;
 use shared_telemetry::log::LogHandle;
 use tokio::sync::mpsc;
@@ -264,11 +262,11 @@ fn cluster_view(cluster: &Cluster, bootstrap: &Bootstrap) -> ClusterView {
             _ => None,
         },
         thresholds: vec![thresholds(false, &breakers.default), thresholds(true, &breakers.high)],
-        hosts: cluster.endpoints().chain(&cluster.made_endpoints()).map(|endpoint| host_view(endpoint)).collect(),
+        hosts: cluster.endpoints().chain(&cluster.made_endpoints()).map(|e| host_view(cluster, e)).collect(),
     }
 }
 
-fn host_view(endpoint: &Endpoint) -> HostView {
+fn host_view(cluster: &Cluster, endpoint: &Endpoint) -> HostView {
     use std::sync::atomic::Ordering::Relaxed;
     let counters = &endpoint.state.counters;
     HostView {
@@ -280,15 +278,8 @@ fn host_view(endpoint: &Endpoint) -> HostView {
         sub_zone: endpoint.locality.sub_zone.clone(),
         priority: endpoint.priority,
         canary: false,
-        health_flags: health_flags(endpoint),
-        eds_health: match endpoint.discovery {
-            HealthStatus::Unknown => "UNKNOWN",
-            HealthStatus::Healthy => "HEALTHY",
-            HealthStatus::Unhealthy => "UNHEALTHY",
-            HealthStatus::Draining => "DRAINING",
-            HealthStatus::Timeout => "TIMEOUT",
-            HealthStatus::Degraded => "DEGRADED",
-        },
+        health_flags: endpoint.health_flags(cluster.config.ignore_new_until_checked),
+        eds_health: endpoint.discovery.as_str(),
         cx_active: endpoint.state.connections().into(),
         cx_connect_fail: counters.cx_connect_fail.load(Relaxed),
         cx_total: counters.cx_total.load(Relaxed),
@@ -300,23 +291,7 @@ fn host_view(endpoint: &Endpoint) -> HostView {
     }
 }
 
-/// Envoy's words for why an endpoint is left out; none when it is healthy.
-fn health_flags(endpoint: &Endpoint) -> Vec<&'static str> {
-    let flags = [
-        (Flag::FailedActiveCheck, "failed_active_hc"),
-        (Flag::FailedOutlierCheck, "failed_outlier_check"),
-        (Flag::DegradedActiveCheck, "degraded_active_hc"),
-    ];
-    let set = flags.into_iter().filter(|(flag, _)| endpoint.state.has(*flag)).map(|(_, name)| name);
-    let discovered = match endpoint.discovery {
-        HealthStatus::Unhealthy | HealthStatus::Timeout | HealthStatus::Draining => Some("failed_eds_health"),
-        HealthStatus::Degraded => Some("degraded_eds_health"),
-        HealthStatus::Unknown | HealthStatus::Healthy => None,
-    };
-    set.chain(discovered).collect()
-}
-
-fn timestamp(at: SystemTime) -> String {
+pub(crate) fn timestamp(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }
 

@@ -157,6 +157,7 @@ impl Control {
         if self.signals {
             tokio::task::spawn_local(crate::signals::follow(self.commands.clone()));
         }
+        tokio::task::spawn_local(crate::health_checks::follow(self.engine.clone(), self.logs.clone()));
         let published = self.engine.lock().published();
         tokio::task::spawn_local(crate::refresh::follow(self.live.clone(), self.bell.clone(), published));
         tokio::task::spawn_local(crate::names::follow(self.engine.clone(), self.registry.clone()));

@@ -4,6 +4,7 @@ mod admin;
 mod control;
 pub mod flags;
 mod health;
+mod health_checks;
 mod names;
 mod process;
 mod refresh;

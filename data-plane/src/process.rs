@@ -231,6 +231,7 @@ fn engine(
         drain_time: options.drain_time,
         bell: bell.clone(),
         resolved: BTreeMap::new(),
+        left: BTreeMap::new(),
         node_cluster: bootstrap.node.cluster.as_str().into(),
         local: bootstrap
             .local_cluster

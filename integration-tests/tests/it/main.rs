@@ -5,9 +5,11 @@
 mod balancing;
 mod changes;
 mod connect;
-mod examples;
-mod file_sources;
 mod discovery;
+mod examples;
+mod faults;
+mod file_sources;
+mod health;
 mod http1;
 mod http2;
 mod retries;

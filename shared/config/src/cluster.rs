@@ -46,7 +46,9 @@ pub struct Cluster {
     /// The address that connections come from, when it is not left to the system.
     pub source_address: Option<std::net::SocketAddr>,
     pub outlier: Option<OutlierDetection>,
-    pub health_checks: Vec<HealthCheck>,
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// Endpoints that were never checked do not count among those of the cluster.
+    pub ignore_new_until_checked: bool,
     pub metadata: Arc<Metadata>,
     /// Removed endpoints are dropped at once, though active health checks still find them healthy.
     pub ignore_health_on_removal: bool,
@@ -91,7 +93,8 @@ impl Cluster {
             keepalive: None,
             source_address: None,
             outlier: None,
-            health_checks: Vec::new(),
+            health_check: None,
+            ignore_new_until_checked: false,
             metadata: Arc::default(),
             ignore_health_on_removal: false,
             close_on_health_failure: false,
@@ -133,10 +136,8 @@ impl Cluster {
         let breakers = Breakers::decode(proto.circuit_breakers.as_ref(), p);
         let outlier = proto.outlier_detection.as_ref();
         let common = proto.common_lb_config.as_ref();
-        if let Some(common) = common {
-            // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
-            p.at("common_lb_config", |p| crate::refuse_set!(p, common; ignore_new_hosts_until_first_hc));
-        }
+        // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
+        let health_check = health_check(proto, discovery.as_ref(), p);
         let stat_name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
         Some(Self {
             name: proto.name.as_str().into(),
@@ -153,13 +154,26 @@ impl Cluster {
             keepalive: connection_options(proto, p),
             source_address: bind_config(proto, p),
             outlier: outlier.map(|o| p.at("outlier_detection", |p| OutlierDetection::decode(o, p))),
-            health_checks: p.each("health_checks", &proto.health_checks, HealthCheck::decode),
+            health_check,
+            ignore_new_until_checked: common.is_some_and(|common| common.ignore_new_hosts_until_first_hc),
             metadata: Arc::new(metadata(proto.metadata.as_ref())),
             ignore_health_on_removal: proto.ignore_health_on_host_removal,
             close_on_health_failure: proto.close_connections_on_host_health_failure,
             close_on_set_change: common.is_some_and(|common| common.close_connections_on_host_set_change),
         })
     }
+}
+
+fn health_check(proto: &pb::Cluster, discovery: Option<&Discovery>, p: &mut Problems) -> Option<Arc<HealthCheck>> {
+    let on_demand =
+        matches!(discovery, Some(Discovery::Aggregate(_) | Discovery::OriginalDst(_) | Discovery::ForwardProxy(_)));
+    if on_demand && !proto.health_checks.is_empty() {
+        return p.refuse_at("health_checks", "a cluster without endpoints of its own cannot be checked");
+    }
+    if proto.health_checks.len() > 1 {
+        return p.refuse_at("health_checks", "a cluster has at most one health check");
+    }
+    p.each("health_checks", &proto.health_checks, HealthCheck::decode).pop().map(Arc::new)
 }
 
 /// Refuses the fields that nothing here implements.

@@ -5,13 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::envoy::config::core::v3 as pb;
 use proto::envoy::config::core::v3::health_check as kind;
+use proto::envoy::extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink;
 
 use crate::cluster::wire::positive;
-use crate::core::{duration_at, hex};
+use crate::core::{duration_at, extension, hex, unpack};
+use crate::header::{HeaderChanges, HeaderValueOption};
 use crate::invalid::Problems;
+use crate::matcher::StringMatcher;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
+    /// Covers connecting and the answer.
     pub timeout: Duration,
     pub interval: Duration,
     /// The first check waits for a random time up to this.
@@ -32,8 +36,12 @@ pub struct HealthCheck {
     pub healthy_edge_interval: Duration,
     pub always_log_failures: bool,
     pub always_log_success: bool,
-    /// Replaces the cluster's ALPN list.
+    /// The port to check where the endpoint names none for checks.
+    pub alt_port: Option<u16>,
+    /// Replaces the cluster's ALPN list, unless it is empty.
     pub alpn: Vec<String>,
+    /// Files that get a line for each event.
+    pub event_logs: Vec<String>,
     pub checker: Checker,
 }
 
@@ -46,21 +54,24 @@ pub enum Checker {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpCheck {
-    /// Empty takes the endpoint's host name for checks, then the cluster's name.
+    /// Used where the endpoint names no host for checks; empty takes the cluster's name.
     pub host: String,
     pub path: String,
     pub method: String,
+    /// The body of the request.
+    pub send: Bytes,
     /// Half-open ranges of good statuses.
     pub expected: Vec<(u16, u16)>,
     /// Statuses that count as a failure only at the threshold.
     pub retriable: Vec<(u16, u16)>,
-    pub headers_to_add: Vec<(String, String)>,
-    pub headers_to_remove: Vec<String>,
+    pub headers: HeaderChanges,
     /// Byte sequences that must be in the body, in this order.
     pub receive: Vec<Bytes>,
-    /// How much of the body is looked at.
+    /// How much of the body is looked at; 0 is all of it.
     pub response_buffer: u64,
     pub http2: bool,
+    /// What `x-envoy-upstream-healthchecked-cluster` of the answer has to be.
+    pub service_name: Option<StringMatcher>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -73,22 +84,16 @@ pub struct TcpCheck {
 #[derive(Debug, Clone, PartialEq)]
 pub struct GrpcCheck {
     pub service: String,
-    /// Empty takes the endpoint's host name for checks, then the cluster's name.
+    /// Used where the endpoint names no host for checks; empty takes the cluster's name.
     pub authority: String,
-    pub metadata: Vec<(String, String)>,
+    pub metadata: HeaderChanges,
 }
 
 // === decode ===
 
 impl HealthCheck {
     pub(crate) fn decode(p: &mut Problems, proto: &pb::HealthCheck) -> Option<Self> {
-        // Nothing runs health checks yet; a cluster that asks for them must not be told that all is well.
-        p.refuse("active health checks are not implemented by weir-proxy");
-        crate::refuse_set!(p, proto; alt_port, event_logger, event_service, transport_socket_match_criteria);
-        #[allow(deprecated)]
-        {
-            crate::refuse_set!(p, proto; event_log_path);
-        }
+        crate::refuse_set!(p, proto; event_service, transport_socket_match_criteria);
         let checker = match &proto.health_checker {
             Some(kind::HealthChecker::HttpHealthCheck(c)) => {
                 p.at("http_health_check", |p| HttpCheck::decode(c, p)).map(Checker::Http)
@@ -125,6 +130,14 @@ impl HealthCheck {
         let (initial, jitter) = (proto.initial_jitter.as_ref(), proto.interval_jitter.as_ref());
         let initial_jitter = duration_at(initial, "initial_jitter", p).unwrap_or_default();
         let interval_jitter = duration_at(jitter, "interval_jitter", p).unwrap_or_default();
+        let alt_port = match proto.alt_port {
+            None | Some(0) => None,
+            Some(port) => match u16::try_from(port) {
+                Ok(port) => Some(port),
+                Err(_) => return p.refuse_at("alt_port", format!("{port} is not a port (0 to 65535)")),
+            },
+        };
+        let event_logs = event_logs(proto, p);
         let (interval, no_traffic) = (interval?, no_traffic.unwrap_or(Duration::from_secs(60)));
         let unhealthy = unhealthy.unwrap_or(interval);
         Some(Self {
@@ -143,6 +156,8 @@ impl HealthCheck {
             healthy_edge_interval: healthy_edge.unwrap_or(interval),
             always_log_failures: proto.always_log_health_check_failures,
             always_log_success: proto.always_log_health_check_success,
+            alt_port,
+            event_logs,
             alpn: proto.tls_options.as_ref().map(|t| t.alpn_protocols.clone()).unwrap_or_default(),
             checker: checker?,
         })
@@ -152,7 +167,6 @@ impl HealthCheck {
 impl HttpCheck {
     fn decode(proto: &kind::HttpHealthCheck, p: &mut Problems) -> Option<Self> {
         use proto::envoy::r#type::v3::CodecClientType;
-        crate::refuse_set!(p, proto; send, service_name_matcher);
         if proto.path.is_empty() {
             return p.refuse_at("path", "is empty");
         }
@@ -166,6 +180,29 @@ impl HttpCheck {
             Ok(pb::RequestMethod::Connect) | Err(_) => return p.refuse_at("method", "CONNECT is not allowed"),
             Ok(method) => method.as_str_name(),
         };
+        let send = match &proto.send {
+            Some(_) if matches!(method, "GET" | "HEAD" | "DELETE" | "TRACE") => {
+                return p.refuse_at("send", format!("a {method} request has no body"));
+            }
+            Some(send) => p.at("send", |p| payload(p, send))?,
+            None => Bytes::new(),
+        };
+        let receive = p.each("receive", &proto.receive, payload);
+        let response_buffer = proto.response_buffer_size.unwrap_or(1024);
+        let length: usize = receive.iter().map(Bytes::len).sum();
+        if response_buffer != 0 && length as u64 > response_buffer {
+            return p.refuse_at("receive", format!("{length} bytes are more than response_buffer_size"));
+        }
+        let service_name = match &proto.service_name_matcher {
+            Some(matcher) => Some(p.at("service_name_matcher", |p| StringMatcher::decode(matcher, p))?),
+            None => None,
+        };
+        let headers = HeaderChanges::decode(
+            ("request_headers_to_add", &proto.request_headers_to_add),
+            ("request_headers_to_remove", &proto.request_headers_to_remove),
+            p,
+        );
+        fixed("request_headers_to_add", &headers.add, p)?;
         let mut expected = p.each("expected_statuses", &proto.expected_statuses, statuses);
         if expected.is_empty() {
             expected.push((200, 201));
@@ -174,13 +211,14 @@ impl HttpCheck {
             host: proto.host.clone(),
             path: proto.path.clone(),
             method: method.to_owned(),
+            send,
             expected,
             retriable: p.each("retriable_statuses", &proto.retriable_statuses, statuses),
-            headers_to_add: p.each("request_headers_to_add", &proto.request_headers_to_add, header),
-            headers_to_remove: proto.request_headers_to_remove.clone(),
-            receive: p.each("receive", &proto.receive, payload),
-            response_buffer: proto.response_buffer_size.unwrap_or(1024),
+            headers,
+            receive,
+            response_buffer,
             http2,
+            service_name,
         })
     }
 }
@@ -200,11 +238,10 @@ impl TcpCheck {
 
 impl GrpcCheck {
     fn decode(proto: &kind::GrpcHealthCheck, p: &mut Problems) -> Option<Self> {
-        Some(Self {
-            service: proto.service_name.clone(),
-            authority: proto.authority.clone(),
-            metadata: p.each("initial_metadata", &proto.initial_metadata, header),
-        })
+        let metadata =
+            HeaderChanges::decode(("initial_metadata", &proto.initial_metadata), ("initial_metadata", &[]), p);
+        fixed("initial_metadata", &metadata.add, p)?;
+        Some(Self { service: proto.service_name.clone(), authority: proto.authority.clone(), metadata })
     }
 }
 
@@ -229,11 +266,41 @@ fn payload(p: &mut Problems, proto: &kind::Payload) -> Option<Bytes> {
     }
 }
 
-fn header(p: &mut Problems, proto: &pb::HeaderValueOption) -> Option<(String, String)> {
-    crate::refuse_set!(p, proto; append_action, keep_empty_value);
-    let Some(header) = &proto.header else { return p.refuse_at("header", "is not set") };
-    if header.value.contains('%') {
-        return p.refuse_at("header.value", "command operators are not implemented here");
+/// Checks are sent for nobody's request, so that there is nothing that a command operator could tell of.
+fn fixed(name: &str, headers: &[HeaderValueOption], p: &mut Problems) -> Option<()> {
+    for (index, header) in headers.iter().enumerate() {
+        if header.value.contains('%') {
+            p.at(name, |p| p.index(index, |p| p.refuse("command operators are not implemented here")));
+            return None;
+        }
     }
-    Some((header.key.to_ascii_lowercase(), header.value.clone()))
+    Some(())
 }
+
+fn event_logs(proto: &pb::HealthCheck, p: &mut Problems) -> Vec<String> {
+    const SINK: &str = "envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink";
+    let mut logs = p.each("event_logger", &proto.event_logger, |p, sink| {
+        let Some(any) = &sink.typed_config else { return p.refuse_at("typed_config", "is not set") };
+        p.at("typed_config", |p| {
+            let any = extension(any, p)?;
+            if any.type_name() != SINK {
+                p.refuse(format!("{} is not implemented by weir-proxy", any.type_name()));
+                return None;
+            }
+            let sink: HealthCheckEventFileSink = unpack(&any, p)?;
+            match sink.event_log_path.is_empty() {
+                true => p.refuse_at("event_log_path", "is empty"),
+                false => Some(sink.event_log_path),
+            }
+        })
+    });
+    #[allow(deprecated)]
+    let old = &proto.event_log_path;
+    if !old.is_empty() {
+        logs.push(old.clone());
+    }
+    logs
+}
+
+#[cfg(test)]
+mod tests;

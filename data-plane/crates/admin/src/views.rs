@@ -104,7 +104,15 @@ fn host_json(host: &HostView) -> Value {
     let mut health =
         json!({ "eds_health_status": if host.eds_health.is_empty() { "HEALTHY" } else { host.eds_health } });
     for flag in &host.health_flags {
-        health[*flag] = true.into();
+        // The names of `envoy.admin.v3.HostHealthStatus`.
+        let name = match *flag {
+            "failed_active_hc" => "failed_active_health_check",
+            "degraded_active_hc" => "failed_active_degraded_check",
+            // `eds_health_status` says it.
+            "failed_eds_health" | "degraded_eds_health" => continue,
+            other => other,
+        };
+        health[name] = true.into();
     }
     json!({
         "address": address_json(&host.address),

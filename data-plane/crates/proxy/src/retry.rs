@@ -182,6 +182,9 @@ async fn attempt(
     stream.clocks.per_try = None;
     match answered {
         Ok(head) => {
+            if endpoint.checked && head.headers.contains("x-envoy-immediate-health-check-fail") {
+                cluster.fail_passively(&endpoint);
+            }
             request.count(&head, stream.clocks.now, stream.chain().router().is_none_or(|router| router.dynamic_stats));
             Ok(Upstream { checkout, head, request })
         }

@@ -37,6 +37,10 @@ pub(crate) async fn serve(conn: Connection, proxy: &TcpProxy, mut down: Io) {
                 }
             } => relayed,
             _ = phase.wait_for(|phase| *phase == stdx::drain::Phase::Now) => None,
+            () = up.connection.endpoint_failed() => {
+                info.flags.set(Flags::UPSTREAM_CONNECTION_TERMINATION);
+                None
+            }
         };
         if let Some(relayed) = relayed {
             info.sizes.received = relayed.forward;

@@ -56,6 +56,8 @@ pub struct Environment {
     pub bell: Bell,
     /// What DNS found, by cluster.
     pub resolved: BTreeMap<String, Resolved>,
+    /// How often an endpoint that was kept for its health became unhealthy, by cluster.
+    pub left: BTreeMap<String, u64>,
     /// The cluster of this node, for `add_user_agent`.
     pub node_cluster: Arc<str>,
     /// The cluster that this node is one of, for zone-aware routing.
@@ -69,6 +71,7 @@ pub(crate) struct ClusterInputs {
     pub(crate) endpoints: Option<Arc<Assignment>>,
     pub(crate) resolved: Option<Resolved>,
     pub(crate) members: members::Members,
+    left: Option<u64>,
     pub(crate) secrets: BTreeMap<String, Option<Arc<Secret>>>,
     files: u64,
 }
@@ -156,6 +159,7 @@ impl ClusterInputs {
             endpoints,
             resolved: environment.resolved.get(&*config.name).cloned(),
             members,
+            left: environment.left.get(&*config.name).copied(),
             secrets: secrets(&names, resources),
             files: environment.files.generation(),
         }
@@ -182,6 +186,7 @@ impl PartialEq for ClusterInputs {
             && same(self.endpoints.as_ref(), other.endpoints.as_ref())
             && self.resolved == other.resolved
             && self.members == other.members
+            && self.left == other.left
             && same_all(&self.secrets, &other.secrets)
             && (self.files == other.files || self.config.tls.is_none())
     }

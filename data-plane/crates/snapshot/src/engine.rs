@@ -54,6 +54,8 @@ pub struct Engine {
 struct Part<T, I> {
     /// What serves now; `None` while the first version is warming or was refused.
     serving: Option<Arc<T>>,
+    /// Compiled, and not yet what takes the place of the one that serves.
+    warming: Option<Arc<T>>,
     inputs: Option<I>,
     /// When the version that is not serving yet began to wait.
     waiting_since: Option<Instant>,
@@ -76,46 +78,81 @@ pub struct Settled {
 
 impl<T, I> Default for Part<T, I> {
     fn default() -> Self {
-        Self { serving: None, inputs: None, waiting_since: None, refused: None }
+        Self { serving: None, warming: None, inputs: None, waiting_since: None, refused: None }
     }
 }
 
-impl<T, I: PartialEq> Part<T, I> {
+/// Whether a compiled part can take the place of the one that serves.
+trait Warm {
+    fn is_warm(&self) -> bool;
+}
+
+impl Warm for Cluster {
+    fn is_warm(&self) -> bool {
+        Cluster::is_warm(self)
+    }
+}
+
+impl Warm for Listener {
+    fn is_warm(&self) -> bool {
+        true
+    }
+}
+
+impl<T: Warm, I: PartialEq> Part<T, I> {
     /// Compiles these inputs, unless they are what the part is made from or still lack something. Whether another
-    /// version serves now.
+    /// version serves now. `patient`: also a first version has to be warm.
     fn settle(
         &mut self,
         (kind, name): (Kind, &str),
         inputs: I,
-        lacks: bool,
+        (lacks, patient): (bool, bool),
         now: Instant,
         settled: &mut Settled,
         compile: impl FnOnce(&I, Option<&Arc<T>>) -> Result<T, Refusal>,
     ) -> bool {
-        let mut changed = false;
-        if self.inputs.as_ref() != Some(&inputs) || self.waiting_since.is_some() {
+        let same = self.inputs.as_ref() == Some(&inputs);
+        if !same || (self.waiting_since.is_some() && self.warming.is_none()) {
             if !self.may_go_on(lacks, now) {
                 settled.warming += 1;
+                self.warming = None;
                 self.inputs = Some(inputs);
                 return false;
             }
-            match compile(&inputs, self.serving.as_ref()) {
+            let previous = self.warming.as_ref().or(self.serving.as_ref());
+            match compile(&inputs, previous) {
                 Ok(compiled) => {
-                    self.serving = Some(Arc::new(compiled));
+                    self.warming = Some(Arc::new(compiled));
                     self.refused = None;
-                    changed = true;
                 }
-                Err(Refusal(reason)) => self.refused = Some(reason),
+                Err(Refusal(reason)) => {
+                    self.warming = None;
+                    self.refused = Some(reason);
+                }
             }
             self.inputs = Some(inputs);
         }
         if let Some(reason) = &self.refused {
             settled.refused.push((kind, name.to_owned(), reason.clone()));
         }
-        changed
+        self.warm_up(patient, now, settled)
     }
 
-    /// Whether the part can be compiled: it lacks nothing, or has waited long enough.
+    /// Lets the version that warms serve, when it is warm or has waited long enough.
+    fn warm_up(&mut self, patient: bool, now: Instant, settled: &mut Settled) -> bool {
+        let Some(warming) = self.warming.take() else { return false };
+        // Without an older version that serves meanwhile, a cold one is better than none.
+        let waits = !warming.is_warm() && (patient || self.serving.is_some());
+        if !self.may_go_on(waits, now) {
+            settled.warming += 1;
+            self.warming = Some(warming);
+            return false;
+        }
+        self.serving = Some(warming);
+        true
+    }
+
+    /// Whether the part can go on: it lacks nothing, or has waited long enough.
     fn may_go_on(&mut self, lacks: bool, now: Instant) -> bool {
         if !lacks {
             self.waiting_since = None;
@@ -241,6 +278,25 @@ impl Engine {
         self.dirty |= old.as_ref() != Some(&endpoints);
     }
 
+    /// An endpoint that service discovery no longer has, and that stayed because it was healthy, is not healthy any more.
+    pub fn endpoint_left(&mut self, cluster: &str) {
+        *self.environment.left.entry(cluster.to_owned()).or_default() += 1;
+        self.dirty = true;
+    }
+
+    /// The versions of clusters whose endpoints may have to be checked: what serves, and then what warms.
+    pub fn checked_clusters(&self) -> Vec<Arc<Cluster>> {
+        let versions = self.clusters.values().flat_map(|part| part.serving.iter().chain(&part.warming));
+        versions.filter(|cluster| cluster.config.health_check.is_some()).cloned().collect()
+    }
+
+    /// Whether a cluster that waited for health checks is warm now; settle then.
+    pub fn has_warmed(&mut self) -> bool {
+        let warm = self.clusters.values().any(|part| part.warming.as_ref().is_some_and(|cluster| cluster.is_warm()));
+        self.dirty |= warm;
+        warm
+    }
+
     /// Reads certificates and other files again: `all`, or those that changed. Says whether there is any.
     pub fn reload_files(&mut self, all: bool) -> bool {
         let files = &mut self.environment.files;
@@ -303,11 +359,14 @@ impl Engine {
 
     fn settle_clusters(&mut self, now: Instant, settled: &mut Settled) -> bool {
         let mut changed = false;
+        // Under a revision all of the old snapshot serves until all of the new one can.
+        let patient = self.revision.is_some() || self.held.is_some();
         let gone: Vec<String> =
             self.clusters.keys().filter(|name| self.resources.clusters.get(name).is_none()).cloned().collect();
         for name in gone {
             self.clusters.remove(&name);
             self.environment.resolved.remove(&name);
+            self.environment.left.remove(&name);
             changed = true;
         }
         for config in members::in_order(&self.resources) {
@@ -322,7 +381,7 @@ impl Engine {
             let part = self.clusters.entry(name.clone()).or_default();
             let lacks = inputs.lacks(&self.missing);
             let id = (Kind::Cluster, &*name);
-            changed |= part.settle(id, inputs, lacks, now, settled, |inputs, serving| {
+            changed |= part.settle(id, inputs, (lacks, patient), now, settled, |inputs, serving| {
                 compile::cluster(inputs, serving, &mut self.environment)
             });
         }
@@ -344,7 +403,7 @@ impl Engine {
             let part = self.listeners.entry(name.clone()).or_default();
             let lacks = inputs.lacks(&self.missing) || hold && part.serving.is_none();
             let id = (Kind::Listener, &*name);
-            changed |= part.settle(id, inputs, lacks, now, settled, |inputs, serving| {
+            changed |= part.settle(id, inputs, (lacks, false), now, settled, |inputs, serving| {
                 compile::listener(inputs, serving, &mut self.environment)
             });
         }

@@ -105,6 +105,8 @@ pub(crate) struct Rules<'a> {
     /// Percent.
     pub overprovisioning: u32,
     pub weighted_priority_health: bool,
+    /// Endpoints that were never checked do not count.
+    pub ignore_unchecked: bool,
     /// How many workers pick.
     pub workers: usize,
     /// The moment that the tables are made for.

@@ -2,7 +2,6 @@
 //!
 //! A version is made from configuration without side effects and takes effect with `take_over`. Never connects.
 
-use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,8 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use dp_http::info::Address;
 use dp_http::{h1, h2};
-use hashbrown::{Equivalent, HashMap, HashSet};
-use rustls::ClientConfig;
+use hashbrown::{HashMap, HashSet};
 use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
 use shared_config::core::Address as ConfigAddress;
 use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
@@ -26,14 +24,21 @@ use crate::breaker::{Breakers, Guard, Priority, Resource};
 use crate::dns::cache::DnsCache;
 use crate::endpoint::{Endpoint, EndpointState, Health};
 use crate::refresh::{Bell, HealthChanged};
-use crate::stats::{ClusterStats, LbStats};
+use crate::stats::{ClusterStats, HealthCheckStats, LbStats};
 
 mod aggregate;
 mod departed;
+mod health;
+mod identity;
 pub mod on_demand;
+mod tls;
+
+pub(crate) use identity::Identity;
+pub use tls::Tls;
 
 use aggregate::Aggregate;
 use departed::Departed;
+use identity::At;
 use on_demand::OnDemand;
 
 /// What clusters are made for: the process they run in.
@@ -45,23 +50,6 @@ pub struct Site {
     pub bell: Bell,
     /// The cluster that this proxy is one of, for zone-aware routing.
     pub local: Option<Arc<LocalCluster>>,
-}
-
-/// TLS towards a cluster.
-#[derive(Clone)]
-pub struct Tls {
-    /// As configured.
-    pub config: Arc<ClientConfig>,
-    /// The same, offering the versions of HTTP by ALPN.
-    pub(crate) http1: Arc<ClientConfig>,
-    pub(crate) http2: Arc<ClientConfig>,
-    pub(crate) negotiated: Arc<ClientConfig>,
-    /// The name to ask for; empty asks for none.
-    pub sni: String,
-    /// The endpoint's host name takes the place of `sni`, if it has one.
-    pub auto_host_sni: bool,
-    /// Reads certificates for logs and filters.
-    pub describe: dp_net::tls::Describe,
 }
 
 /// One version of a cluster.
@@ -90,6 +78,8 @@ pub struct Cluster {
     weighted_priority_health: bool,
     workers: usize,
     local: Option<Arc<LocalCluster>>,
+    /// It is warm only when every endpoint was checked.
+    warms: bool,
 }
 
 /// What all versions of a cluster share.
@@ -104,62 +94,8 @@ pub struct ClusterState {
     /// Told when an endpoint's health changed, so that the tables are made anew.
     pub health_changed: HealthChanged,
     departed: Departed,
-}
-
-/// What makes an endpoint the same one in the next version. Hashed by the address only, so that [`At`] finds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    /// `None` for the one endpoint of a logical DNS cluster, whose address may change.
-    address: Option<Address>,
-    hostname: String,
-}
-
-/// Any endpoint with this address.
-struct At<'a>(&'a Address);
-
-// === impl Identity, At ===
-
-impl Hash for Identity {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.address.hash(state);
-    }
-}
-
-impl Hash for At<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Some(self.0).hash(state);
-    }
-}
-
-impl Equivalent<Identity> for At<'_> {
-    fn equivalent(&self, identity: &Identity) -> bool {
-        identity.address.as_ref() == Some(self.0)
-    }
-}
-
-impl Identity {
-    fn of(config: &EndpointConfig, address: &Address, logical: bool) -> Self {
-        Self { address: (!logical).then(|| address.clone()), hostname: config.hostname.clone() }
-    }
-}
-
-// === impl Tls ===
-
-impl Tls {
-    /// `config` without a list of protocols offers the versions of HTTP that the cluster speaks.
-    pub fn new(config: Arc<ClientConfig>, sni: String, auto_host_sni: bool, describe: dp_net::tls::Describe) -> Self {
-        let offering = |protocols: &[&[u8]]| {
-            if !config.alpn_protocols.is_empty() {
-                return Arc::clone(&config);
-            }
-            let mut offering = ClientConfig::clone(&config);
-            offering.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
-            Arc::new(offering)
-        };
-        let (http1, http2) = (offering(&[b"http/1.1"]), offering(&[b"h2"]));
-        let negotiated = offering(&[b"h2", b"http/1.1"]);
-        Self { config, http1, http2, negotiated, sni, auto_host_sni, describe }
-    }
+    /// Made when the first version with health checks is.
+    health: OnceLock<Arc<HealthCheckStats>>,
 }
 
 // === impl Cluster ===
@@ -188,7 +124,11 @@ impl Cluster {
             let kept = previous.filter(|_| same_connections).and_then(|previous| previous.on_demand.clone());
             kept.unwrap_or_else(|| Arc::new(OnDemand::new(interval)))
         });
+        if config.health_check.is_some() {
+            state.health.get_or_init(|| HealthCheckStats::register(&site.registry, Scope::cluster(&config.stat_name)));
+        }
         let mut cluster = Self {
+            warms: config.health_check.is_some() && previous.is_none_or(|p| p.config != config || !p.is_warm()),
             seen: AtomicU64::new(state.health_changed.count()),
             seen_local: AtomicU64::new(0),
             aggregate: None,
@@ -209,6 +149,9 @@ impl Cluster {
         };
         for locality in &assignment.localities {
             cluster.add(locality, previous, same_connections);
+        }
+        if let Some(previous) = previous {
+            cluster.keep_leaving(previous);
         }
         cluster.seen_local = AtomicU64::new(cluster.local_changes());
         cluster.tables = ArcSwap::from_pointee(Tables::build(&cluster.levels, &cluster.rules(Instant::now())));
@@ -244,6 +187,7 @@ impl Cluster {
             // A name that was not resolved yet is no endpoint yet.
             let Some(address) = address(&config.address) else { continue };
             let identity = Identity::of(config, &address, logical);
+            let checked = self.config.health_check.is_some() && !config.health_check.disabled;
             if self.known.contains_key(&identity) {
                 continue;
             }
@@ -254,10 +198,11 @@ impl Cluster {
                 // One that left and comes back while its last connections are open is the one it was.
                 None => {
                     let departed = self.state.departed.find(&identity).filter(|_| same_connections);
-                    departed.unwrap_or_else(|| Arc::new(EndpointState::new(config.hostname.as_str().into())))
+                    departed
+                        .unwrap_or_else(|| Arc::new(EndpointState::of_new(config.hostname.as_str().into(), checked)))
                 }
             };
-            let endpoint = endpoint(config, locality, address, state, before);
+            let endpoint = endpoint(config, locality, address, state, before, checked);
             self.known.insert(identity, Arc::clone(&endpoint));
             endpoints.push(endpoint);
         }
@@ -281,6 +226,7 @@ impl Cluster {
 
     fn rules(&self, now: Instant) -> Rules<'_> {
         Rules {
+            ignore_unchecked: self.config.ignore_new_until_checked,
             policy: &self.config.lb,
             panic_threshold: self.config.panic_threshold,
             overprovisioning: self.overprovisioning,
@@ -295,6 +241,11 @@ impl Cluster {
     /// Takes the place of `previous`: endpoints that are gone are retired, and the statistics tell of this version.
     pub fn take_over(&self, previous: Option<&Cluster>) {
         let kept: hashbrown::HashSet<u64> = self.endpoints().map(|e| e.state.id).collect();
+        // What checks found once means nothing where nobody checks any more.
+        let forgot = self.endpoints().filter(|e| !e.checked && e.state.forget_checks()).count();
+        if forgot > 0 {
+            self.refresh();
+        }
         if self.renewed {
             self.state.departed.clear();
         }
@@ -360,6 +311,7 @@ impl Cluster {
         stats.membership_total().set((self.known.len() + made) as u64);
         stats.membership_healthy().set((tables.healthy + made) as u64);
         stats.membership_degraded().set(tables.degraded as u64);
+        self.report_checks();
         stats.max_host_weight().set(self.endpoints().map(|e| e.weight.into()).max().unwrap_or(0));
         if let (Some(subsets), Some(stats)) = (&tables.subsets, self.state.lb_stats.get()) {
             let now: HashSet<u64> = subsets.ids().collect();
@@ -382,6 +334,11 @@ impl Cluster {
     /// How much output of a connection may wait.
     pub(crate) fn output_limit(&self) -> usize {
         (self.config.buffer_limit as usize).max(16 * 1024)
+    }
+
+    /// All endpoints with what identifies them over versions.
+    pub(crate) fn identified(&self) -> impl Iterator<Item = (&Identity, &Arc<Endpoint>)> {
+        self.known.iter()
     }
 
     /// What the HTTP/1 codec is told.
@@ -468,6 +425,7 @@ fn endpoint(
     address: Address,
     state: Arc<EndpointState>,
     before: Option<&Arc<Endpoint>>,
+    checked: bool,
 ) -> Arc<Endpoint> {
     let display = if config.observability_name.is_empty() {
         address.to_string().into()
@@ -483,6 +441,8 @@ fn endpoint(
         metadata: Arc::clone(&config.metadata),
         discovery: config.health,
         health_check: config.health_check.clone(),
+        checked,
+        leaving: false,
         display,
     };
     if before.is_some_and(|before| before.health() == Health::Unhealthy) && endpoint.health() != Health::Unhealthy {
@@ -492,7 +452,7 @@ fn endpoint(
 }
 
 /// An address to connect to; `None` for a name.
-fn address(config: &ConfigAddress) -> Option<Address> {
+pub(crate) fn address(config: &ConfigAddress) -> Option<Address> {
     match config {
         ConfigAddress::Ip(address) => Some(Address::Ip(*address)),
         ConfigAddress::Pipe { path, .. } => Some(Address::Pipe(path.as_str().into())),
@@ -512,6 +472,7 @@ impl ClusterState {
             breakers: Arc::default(),
             health_changed: HealthChanged::new(site.bell.clone()),
             departed: Departed::default(),
+            health: OnceLock::new(),
         }
     }
 }

@@ -9,12 +9,13 @@ use std::time::Duration;
 use dp_http::info::Address;
 use shared_config::core::Metadata;
 use shared_config::endpoint::{EndpointHealthCheck, HealthStatus, Locality};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::balance::latency::{Latency, stamp};
 
 /// An endpoint as one version of its cluster has it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Endpoint {
     pub state: Arc<EndpointState>,
     /// Where connections go.
@@ -28,6 +29,10 @@ pub struct Endpoint {
     /// What service discovery says.
     pub discovery: HealthStatus,
     pub health_check: EndpointHealthCheck,
+    /// Active health checks ask it.
+    pub checked: bool,
+    /// Service discovery has it no more; it stays for as long as its health checks pass.
+    pub leaving: bool,
     /// The address, or the observability name when one is given.
     pub display: Arc<str>,
 }
@@ -41,12 +46,24 @@ pub struct EndpointState {
     pub hostname: Arc<str>,
     active: AtomicU32,
     connections: AtomicU32,
-    flags: AtomicU32,
+    /// How often the endpoint failed: connections from before are not used again.
+    failures: AtomicU32,
+    health: Arc<HealthState>,
     retired: AtomicBool,
-    /// When it became healthy (`latency::stamp`), for slow start.
-    healthy_since: AtomicU64,
     pub latency: Latency,
     pub counters: Counters,
+}
+
+/// What is known of an endpoint's health, also by endpoints that differ only in how connections to them are made.
+#[derive(Debug, Default)]
+struct HealthState {
+    flags: AtomicU32,
+    /// When it became healthy (`latency::stamp`), for slow start.
+    since: AtomicU64,
+    /// An answer to ordinary traffic said that the endpoint is not well.
+    passive: Notify,
+    /// The endpoint failed.
+    failed: Notify,
 }
 
 /// What `/clusters` shows of an endpoint.
@@ -76,10 +93,18 @@ pub enum Flag {
     FailedActiveCheck = 1,
     FailedOutlierCheck = 2,
     DegradedActiveCheck = 4,
+    /// No active check has ended yet.
+    PendingActiveCheck = 8,
+    /// The last active check got no answer in time.
+    ActiveCheckTimeout = 16,
+    /// It asked to be left out, so that it does not count among the endpoints of its cluster.
+    ExcludedByImmediateFail = 32,
+    /// It asked to be left out, and its health checker has not heard it yet.
+    PassiveFailure = 64,
 }
 
 /// The flags of endpoints that take no requests.
-const OUT: u32 = Flag::FailedActiveCheck as u32 | Flag::FailedOutlierCheck as u32;
+const OUT: u32 = Flag::FailedActiveCheck as u32 | Flag::FailedOutlierCheck as u32 | Flag::PassiveFailure as u32;
 
 /// A request in progress at an endpoint; ends when dropped.
 #[derive(Debug)]
@@ -90,7 +115,7 @@ pub struct ActiveRequest(Arc<EndpointState>);
 impl Endpoint {
     /// What discovery and all checks say together.
     pub fn health(&self) -> Health {
-        let flags = self.state.flags.load(Relaxed);
+        let flags = self.state.health.flags.load(Relaxed);
         match self.discovery {
             HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
             _ if flags & OUT != 0 => Health::Unhealthy,
@@ -110,22 +135,30 @@ impl Endpoint {
         }
     }
 
-    /// Envoy's words for `/clusters`.
-    pub fn health_flags(&self) -> String {
-        let flag = |flag, name| self.state.has(flag).then_some(name);
-        let discovery = match self.discovery {
-            HealthStatus::Unhealthy | HealthStatus::Timeout | HealthStatus::Draining => Some("/failed_eds_health"),
-            HealthStatus::Degraded => Some("/degraded_eds_health"),
+    /// Whether it does not count among the endpoints of its cluster; `unchecked`: nor do those that were never checked.
+    pub(crate) fn is_excluded(&self, unchecked: bool) -> bool {
+        self.state.has(Flag::ExcludedByImmediateFail) || unchecked && self.state.has(Flag::PendingActiveCheck)
+    }
+
+    /// Envoy's words for why it is left out; none when it is healthy. `pending` tells also of endpoints that were
+    /// never checked.
+    pub fn health_flags(&self, pending: bool) -> Vec<&'static str> {
+        let flags = [
+            (Flag::FailedActiveCheck, "failed_active_hc"),
+            (Flag::FailedOutlierCheck, "failed_outlier_check"),
+            (Flag::DegradedActiveCheck, "degraded_active_hc"),
+            (Flag::ExcludedByImmediateFail, "excluded_via_immediate_hc_fail"),
+            (Flag::ActiveCheckTimeout, "active_hc_timeout"),
+        ];
+        let set = flags.into_iter().filter(|(flag, _)| self.state.has(*flag)).map(|(_, name)| name);
+        let discovered = match self.discovery {
+            HealthStatus::Unhealthy | HealthStatus::Timeout | HealthStatus::Draining => Some("failed_eds_health"),
+            HealthStatus::Degraded => Some("degraded_eds_health"),
             HealthStatus::Unknown | HealthStatus::Healthy => None,
         };
-        let set = [
-            flag(Flag::FailedActiveCheck, "/failed_active_hc"),
-            flag(Flag::FailedOutlierCheck, "/failed_outlier_check"),
-            flag(Flag::DegradedActiveCheck, "/degraded_active_hc"),
-            discovery,
-        ];
-        let text: String = set.into_iter().flatten().collect();
-        if text.is_empty() { "healthy".into() } else { text }
+        let leaving = self.leaving.then_some("pending_dynamic_removal");
+        let pending = (pending && self.state.has(Flag::PendingActiveCheck)).then_some("pending_active_hc");
+        set.chain(discovered).chain(leaving).chain(pending).collect()
     }
 }
 
@@ -139,20 +172,36 @@ impl EndpointState {
             hostname,
             active: AtomicU32::new(0),
             connections: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            health: Arc::new(HealthState { since: stamp(Instant::now()).into(), ..HealthState::default() }),
             retired: AtomicBool::new(false),
-            healthy_since: AtomicU64::new(stamp(Instant::now())),
             latency: Latency::default(),
             counters: Counters::default(),
         }
     }
 
-    /// A new state for the same endpoint, as well as this one is.
+    /// The state of a new endpoint: one that is to be checked is out until it has passed a check.
+    pub(crate) fn of_new(hostname: Arc<str>, checked: bool) -> Self {
+        let state = Self::new(hostname);
+        state.set(Flag::FailedActiveCheck, checked);
+        state.set(Flag::PendingActiveCheck, checked);
+        state
+    }
+
+    /// Nobody checks the endpoint any more: what checks found is gone. Whether that was anything.
+    pub(crate) fn forget_checks(&self) -> bool {
+        const ALL: u32 = Flag::FailedActiveCheck as u32
+            | Flag::DegradedActiveCheck as u32
+            | Flag::PendingActiveCheck as u32
+            | Flag::ActiveCheckTimeout as u32
+            | Flag::ExcludedByImmediateFail as u32
+            | Flag::PassiveFailure as u32;
+        self.health.flags.fetch_and(!ALL, Relaxed) & ALL != 0
+    }
+
+    /// A new state for the same endpoint: other connections, the same health.
     pub(crate) fn renewed(&self) -> Self {
-        let next = Self::new(Arc::clone(&self.hostname));
-        next.flags.store(self.flags.load(Relaxed), Relaxed);
-        next.healthy_since.store(self.healthy_since.load(Relaxed), Relaxed);
-        next
+        Self { health: Arc::clone(&self.health), ..Self::new(Arc::clone(&self.hostname)) }
     }
 
     /// Requests in progress on all workers.
@@ -186,13 +235,13 @@ impl EndpointState {
     }
 
     pub fn has(&self, flag: Flag) -> bool {
-        self.flags.load(Relaxed) & flag as u32 != 0
+        self.health.flags.load(Relaxed) & flag as u32 != 0
     }
 
     /// Sets or clears a flag; whether that changed anything. The cluster must be refreshed after a change.
     pub fn set(&self, flag: Flag, on: bool) -> bool {
-        let bit = flag as u32;
-        let before = if on { self.flags.fetch_or(bit, Relaxed) } else { self.flags.fetch_and(!bit, Relaxed) };
+        let (bit, flags) = (flag as u32, &self.health.flags);
+        let before = if on { flags.fetch_or(bit, Relaxed) } else { flags.fetch_and(!bit, Relaxed) };
         let changed = (before & bit != 0) != on;
         if changed && !on && bit & OUT != 0 && before & !bit & OUT == 0 {
             self.became_healthy();
@@ -206,12 +255,42 @@ impl EndpointState {
     }
 
     pub(crate) fn healthy_since(&self, moment: Instant) {
-        self.healthy_since.store(stamp(moment), Relaxed);
+        self.health.since.store(stamp(moment), Relaxed);
     }
 
     /// How long it has been healthy at a moment (`latency::stamp`), as far as checks and discovery told.
     pub(crate) fn time_healthy(&self, now: u64) -> Duration {
-        Duration::from_millis(now.saturating_sub(self.healthy_since.load(Relaxed)))
+        Duration::from_millis(now.saturating_sub(self.health.since.load(Relaxed)))
+    }
+
+    /// Takes the endpoint out because it asked for it; its health checker hears of it.
+    pub(crate) fn fail_passively(&self) {
+        self.set(Flag::ExcludedByImmediateFail, true);
+        self.set(Flag::PassiveFailure, true);
+        self.health.passive.notify_one();
+    }
+
+    /// Resolves when the endpoint asked to be left out since the last time. One task waits.
+    pub(crate) async fn failed_passively(&self) {
+        self.health.passive.notified().await;
+    }
+
+    /// The endpoint became unhealthy: connections to it are not used again, and those who wait are told.
+    pub(crate) fn note_failure(&self) {
+        self.failures.fetch_add(1, Relaxed);
+        self.health.failed.notify_waiters();
+    }
+
+    /// Resolves when the endpoint has become unhealthy since it had done so `failures` times.
+    pub(crate) async fn failed_since(&self, failures: u32) {
+        let failed = self.health.failed.notified();
+        if self.failures() == failures {
+            failed.await;
+        }
+    }
+
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures.load(Relaxed)
     }
 
     /// No version of the cluster has it any more: its connections close when their last request ends.

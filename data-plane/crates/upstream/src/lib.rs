@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod cluster;
 pub mod dns;
 pub mod endpoint;
+pub mod health;
 pub mod pick;
 pub mod pool;
 pub mod refresh;

@@ -85,3 +85,17 @@ shared_telemetry::stats! {
         counter original_dst_host_invalid,
     }
 }
+
+shared_telemetry::stats! {
+    /// Statistics of the active health checks of one cluster: `cluster.NAME.health_check.…`.
+    pub struct HealthCheckStats {
+        counter attempt = "health_check.attempt",
+        counter success = "health_check.success",
+        counter failure = "health_check.failure",
+        counter passive_failure = "health_check.passive_failure",
+        counter network_failure = "health_check.network_failure",
+        counter verify_cluster = "health_check.verify_cluster",
+        gauge healthy = "health_check.healthy",
+        gauge degraded = "health_check.degraded",
+    }
+}

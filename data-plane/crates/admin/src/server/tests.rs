@@ -142,7 +142,7 @@ fn every_path_that_reads_answers() {
     check(
         "GET /clusters?format=json",
         200,
-        &["\"failed_active_hc\": true", "\"path\": \"/tmp/s\"", "\"value\": \"2\""],
+        &["\"failed_active_health_check\": true", "\"path\": \"/tmp/s\"", "\"value\": \"2\""],
     );
 }
 

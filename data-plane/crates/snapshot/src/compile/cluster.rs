@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use dp_observe::access_log::writer::Place;
 use dp_upstream::cluster::Tls;
 use dp_upstream::{Cluster, Site};
 use shared_config::cluster::Discovery;
@@ -24,6 +25,10 @@ pub(crate) fn cluster(
         discovery if discovery.is_dns() => inputs.resolved.as_deref().map_or_else(Cow::default, Cow::Borrowed),
         _ => Cow::default(),
     };
+    for path in config.health_check.iter().flat_map(|check| &check.event_logs) {
+        let opened = environment.logs.open(&Place::File(path.into()));
+        opened.map_err(|error| Refusal(format!("{path}: {error}")).at("health_checks[0]: event log"))?;
+    }
     let tls = match &config.tls {
         None => None,
         Some(context) => {

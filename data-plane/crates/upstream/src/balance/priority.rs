@@ -22,6 +22,8 @@ pub(crate) enum Availability {
 #[derive(Debug, Clone, Copy, Default)]
 struct Level {
     total: u64,
+    /// Without those that do not count for now.
+    eligible: u64,
     healthy: u64,
     degraded: u64,
 }
@@ -37,12 +39,13 @@ pub(crate) struct LevelHealth {
 
 impl LevelHealth {
     pub(crate) fn of(level: &[Locality], rules: &Rules<'_>) -> Self {
-        let counts = Level::count(level, |_| 1);
-        let sums = if rules.weighted_priority_health { Level::count(level, |e| e.weight.into()) } else { counts };
+        let counts = Level::count(level, rules, |_| 1);
+        let sums =
+            if rules.weighted_priority_health { Level::count(level, rules, |e| e.weight.into()) } else { counts };
         Self {
             counts,
-            healthy: percent(sums.healthy, sums.total, rules.overprovisioning),
-            degraded: percent(sums.degraded, sums.total, rules.overprovisioning),
+            healthy: percent(sums.healthy, sums.eligible, rules.overprovisioning),
+            degraded: percent(sums.degraded, sums.eligible, rules.overprovisioning),
         }
     }
 
@@ -124,11 +127,14 @@ impl Load {
 }
 
 impl Level {
-    fn count(localities: &[Locality], weight: impl Fn(&Endpoint) -> u64) -> Self {
+    fn count(localities: &[Locality], rules: &Rules<'_>, weight: impl Fn(&Endpoint) -> u64) -> Self {
         let mut level = Self::default();
         for endpoint in localities.iter().flat_map(|l| &l.endpoints) {
             let weight = weight(endpoint);
             level.total += weight;
+            if !endpoint.is_excluded(rules.ignore_unchecked) {
+                level.eligible += weight;
+            }
             match endpoint.health() {
                 Health::Healthy => level.healthy += weight,
                 Health::Degraded => level.degraded += weight,
@@ -140,8 +146,10 @@ impl Level {
 
     #[allow(clippy::cast_precision_loss, reason = "fewer than 2^52 endpoints")]
     fn is_panic(&self, threshold: f64) -> bool {
-        let available =
-            if self.total == 0 { 0.0 } else { 100.0 * (self.healthy + self.degraded) as f64 / self.total as f64 };
+        let available = match self.eligible {
+            0 => 0.0,
+            eligible => 100.0 * (self.healthy + self.degraded) as f64 / eligible as f64,
+        };
         available < threshold
     }
 }

@@ -54,7 +54,7 @@ impl Balanced {
         let mut weights = Vec::new();
         for locality in level {
             let found = filter(locality);
-            let weight = locality_weight(locality, found.len(), rules.overprovisioning);
+            let weight = locality_weight(locality, found.len(), rules);
             if weight > 0 && !found.is_empty() {
                 weights.push(weight);
                 groups.push(Group::build(found, None, rules));
@@ -102,12 +102,12 @@ fn is_hashing(rules: &Rules<'_>) -> bool {
 }
 
 /// A locality whose endpoints are partly away takes less than its weight, in thousandths of it.
-fn locality_weight(locality: &Locality, available: usize, overprovisioning: u32) -> u64 {
-    let total = locality.endpoints.len() as u64;
+fn locality_weight(locality: &Locality, available: usize, rules: &Rules<'_>) -> u64 {
+    let total = locality.endpoints.iter().filter(|e| !e.is_excluded(rules.ignore_unchecked)).count() as u64;
     if total == 0 {
         return 0;
     }
-    let thousandths = (available as u64 * u64::from(overprovisioning) * 10 / total).min(1000);
+    let thousandths = (available as u64 * u64::from(rules.overprovisioning) * 10 / total).min(1000);
     let weight = u64::from(locality.weight.unwrap_or(0));
     (weight * thousandths).max(u64::from(weight > 0 && available > 0))
 }

@@ -208,6 +208,8 @@ fn endpoint(state: Arc<EndpointState>, address: Address) -> Arc<Endpoint> {
         metadata: Arc::default(),
         discovery: HealthStatus::Unknown,
         health_check: EndpointHealthCheck::default(),
+        checked: false,
+        leaving: false,
         display,
     })
 }

@@ -99,6 +99,56 @@ fn tables_are_stale_until_they_are_made_after_the_last_change_also_those_of_a_ve
     }
 }
 
+/// A cluster with health checks of four endpoints that pass and six that were never checked.
+fn half_checked(ignore_new: bool) -> Arc<Cluster> {
+    let config = config(|c| {
+        c.health_check = Some(Arc::new(crate::health::status::tests::config()));
+        c.ignore_new_until_checked = ignore_new;
+    });
+    let cluster = cluster(config, &Assignment::of(endpoints(10)));
+    assert!(cluster.endpoints().all(|e| e.health() == Health::Unhealthy && e.checked));
+    for endpoint in cluster.endpoints().take(4) {
+        endpoint.state.set(Flag::FailedActiveCheck, false);
+        endpoint.state.set(Flag::PendingActiveCheck, false);
+    }
+    cluster.refresh();
+    cluster
+}
+
+#[test]
+fn endpoints_that_were_never_checked_cause_a_panic_unless_they_do_not_count() {
+    for (ignore_new, panics) in [(false, 100), (true, 0)] {
+        let cluster = half_checked(ignore_new);
+        let picked: hashbrown::HashSet<u64> =
+            (0..100).map(|_| pick(&cluster, None, &[], 0).unwrap().state.id).collect();
+        assert_eq!(cluster.state.stats.lb_healthy_panic().value(), panics, "ignored: {ignore_new}");
+        assert_eq!(picked.len(), if ignore_new { 4 } else { 10 });
+        assert_eq!(cluster.health_stats().unwrap().healthy().value(), 4);
+    }
+}
+
+#[test]
+fn an_endpoint_that_asked_to_be_left_out_does_not_count() {
+    let cluster = half_checked(true);
+    let first = Arc::clone(cluster.endpoints().next().unwrap());
+    cluster.fail_passively(&first);
+    assert!(cluster.is_stale());
+    cluster.refresh();
+    assert_eq!(first.health(), Health::Unhealthy);
+    assert!((0..100).all(|_| pick(&cluster, None, &[], 0).unwrap().state.id != first.state.id));
+    assert_eq!(cluster.state.stats.lb_healthy_panic().value(), 0);
+}
+
+#[test]
+fn what_checks_found_is_forgotten_where_nobody_checks_any_more() {
+    let first = half_checked(false);
+    let next = Cluster::compile(config(|_| {}), &Assignment::of(endpoints(10)), None, Some(&first), &site());
+    assert!(!first.is_warm() && next.is_warm());
+    next.take_over(Some(&first));
+    assert_eq!(next.state.stats.membership_healthy().value(), 10);
+    assert!(next.endpoints().all(|e| e.health_flags(true).is_empty()));
+}
+
 #[test]
 fn a_retry_avoids_endpoints_that_were_tried() {
     let cluster = cluster(config(|_| {}), &Assignment::of(endpoints(2)));

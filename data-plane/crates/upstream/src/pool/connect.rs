@@ -68,13 +68,16 @@ pub(crate) async fn connect(
     wanted: Wanted,
     server_name: Option<&str>,
 ) -> Result<Made, ConnectError> {
-    let connecting = establish(cluster, endpoint, wanted, server_name);
+    let connecting = establish(cluster, endpoint, &endpoint.address, None, wanted, server_name);
     timeout(cluster.connect_timeout(), connecting).await.unwrap_or(Err(ConnectError::Timeout))
 }
 
-async fn establish(
+/// Connects at `address`, with `offer` in place of the cluster's TLS if that is given. The caller has the deadline.
+pub(crate) async fn establish(
     cluster: &Cluster,
     endpoint: &Endpoint,
+    address: &Address,
+    offer: Option<&Arc<ClientConfig>>,
     wanted: Wanted,
     server_name: Option<&str>,
 ) -> Result<Made, ConnectError> {
@@ -82,23 +85,17 @@ async fn establish(
         source: cluster.config.source_address,
         keepalive: cluster.config.keepalive.map(|k| Keepalive { time: k.time, interval: k.interval, probes: k.probes }),
     };
-    let stream = dial(&endpoint.address, &options).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
+    let stream = dial(address, &options).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
     let local = local_address(&stream);
     let connected = Instant::now();
-    let made = |io: Io, http2, tls, handshake| Made {
-        io,
-        http2,
-        remote: endpoint.address.clone(),
-        local,
-        tls,
-        connected,
-        handshake,
-    };
+    let made =
+        |io: Io, http2, tls, handshake| Made { io, http2, remote: address.clone(), local, tls, connected, handshake };
     let Some(tls) = &cluster.tls else {
         return Ok(made(Box::new(stream), wanted == Wanted::Http2, None, None));
     };
     let name = name(tls, endpoint, server_name)?;
-    let handshake = dp_net::tls::connect(stream, tls.for_protocol(wanted), name, tls.describe).await;
+    let config = offer.cloned().unwrap_or_else(|| tls.for_protocol(wanted));
+    let handshake = dp_net::tls::connect(stream, config, name, tls.describe).await;
     let (stream, info) = handshake.map_err(|error| ConnectError::Tls(error.to_string().into()))?;
     let http2 = match wanted {
         Wanted::Http2 => true,

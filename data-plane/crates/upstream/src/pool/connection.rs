@@ -51,6 +51,8 @@ pub(super) struct Slot {
     endpoint: Arc<EndpointState>,
     worker: usize,
     began: Instant,
+    /// How often the endpoint had failed before.
+    failures: u32,
     /// Told when the place is free.
     queue: Weak<Queue>,
     _guard: Guard,
@@ -80,6 +82,7 @@ impl Slot {
             endpoint: Arc::clone(&endpoint.state),
             worker,
             began: Instant::now(),
+            failures: endpoint.state.failures(),
             queue: Weak::new(),
             _guard: guard,
         })
@@ -150,8 +153,19 @@ impl Connection {
         false
     }
 
+    /// The endpoint is gone, or has failed since: the connection takes no further request.
     pub(super) fn is_retired(&self) -> bool {
-        self._slot.endpoint.is_retired()
+        let (endpoint, failures) = (&self._slot.endpoint, self._slot.failures);
+        endpoint.is_retired() || endpoint.failures() != failures
+    }
+
+    /// Resolves when the endpoint becomes unhealthy, if the cluster closes connections then.
+    pub async fn endpoint_failed(&self) {
+        let Slot { cluster, endpoint, failures, .. } = &self._slot;
+        match cluster.config.close_on_health_failure {
+            true => endpoint.failed_since(*failures).await,
+            false => std::future::pending().await,
+        }
     }
 
     pub(super) fn idle_timeout(&self) -> Option<Duration> {
