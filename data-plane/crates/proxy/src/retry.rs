@@ -97,6 +97,8 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Ups
             }
             Err(failure) => {
                 if is_stale(&failure, stream) && tries.after_stale(stream.body.can_replay()) {
+                    // The endpoint got nothing, so it was not tried: a session still sticks to it.
+                    tried.pop();
                     continue;
                 }
                 let lost = failure.lost();
@@ -368,6 +370,17 @@ impl Failure {
         })
     }
 
+    /// Whether the endpoint is to blame, as far as one can tell: not for a client that left, a full pool, or an idle
+    /// connection that it had closed.
+    fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Final(fault) => matches!(fault, Fault::RouteTimeout),
+            Self::Connect(error) => !error.is_overflow(),
+            Self::Stream { error, reused } => !(*reused && error.retry_safe),
+            Self::PerTry(_) => true,
+        }
+    }
+
     fn fault(self) -> Fault {
         match self {
             Self::Final(fault) => fault,
@@ -426,7 +439,7 @@ impl Running {
             Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
             Failure::Connect(_) => {}
         }
-        if let Some(active) = self.active.as_ref().filter(|_| !matches!(failure, Failure::Final(_))) {
+        if let Some(active) = self.active.as_ref().filter(|_| failure.is_of_endpoint()) {
             self.cluster.note_loss(active.endpoint(), self.since);
         }
         self.end(false);
