@@ -124,6 +124,8 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upst
             }
             Err(failure) => {
                 if is_stale(&failure, stream) && tries.after_stale(stream.body.can_replay()) {
+                    // A session still sticks to it.
+                    tried.forget_last();
                     continue;
                 }
                 let lost = failure.lost();
@@ -373,6 +375,17 @@ impl Failure {
             Self::Stream { error, .. } => Lost::Reset { started: !error.retry_safe },
             Self::PerTry(_) => Lost::Timeout,
         })
+    }
+
+    /// Whether the endpoint is to blame, as far as one can tell: not for a client that left, a full pool, or an idle
+    /// connection that it had closed.
+    fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Final(fault) => matches!(fault, Fault::RouteTimeout),
+            Self::Connect(error) => !error.is_overflow(),
+            Self::Stream { error, reused } => !(*reused && error.retry_safe),
+            Self::PerTry(_) | Self::Slow(_) => true,
+        }
     }
 
     fn fault(self) -> Fault {

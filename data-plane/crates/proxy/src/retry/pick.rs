@@ -27,6 +27,12 @@ impl Tried {
         self.priorities.push(endpoint.priority);
     }
 
+    /// The endpoint noted last got nothing, so it was not tried.
+    pub(super) fn forget_last(&mut self) {
+        self.endpoints.pop();
+        self.priorities.pop();
+    }
+
     /// After every so many tries, leaves out the priorities they took (Envoy `previous_priorities`).
     fn leave_out_priorities(&mut self, policy: &RetryPolicy, cluster: &Cluster) {
         let Some(frequency) = policy.new_priority_after else { return };

@@ -112,7 +112,7 @@ impl Running {
             Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
             Failure::Connect(_) | Failure::Slow(_) => {}
         }
-        if !matches!(failure, Failure::Final(_)) {
+        if failure.is_of_endpoint() {
             self.cluster.note_loss(&self.endpoint.state, self.since);
         }
         self.end(false);

@@ -67,8 +67,13 @@ impl Latency {
 
 /// What is left of an average.
 fn forget(now: Moment, at: Moment, decay: Duration) -> f32 {
+    // Another worker may have written a moment later than the one that this worker read.
+    let millis = now.wrapping_sub(at);
+    if millis > u32::MAX / 2 {
+        return 1.0;
+    }
     #[allow(clippy::cast_precision_loss, reason = "times are approximate here")]
-    let passed = now.wrapping_sub(at) as f32 / 1000.0;
+    let passed = millis as f32 / 1000.0;
     (-passed / decay.as_secs_f32()).exp()
 }
 
@@ -98,6 +103,8 @@ mod tests {
         check(1000, 0.010);
         latency.note(millis(100), 1000, DECAY, true);
         check(1000, 0.100);
+        // A worker whose clock was read a little earlier sees the same.
+        check(990, 0.100);
         // After the time of decay a third is left.
         check(11_000, 0.100 / std::f64::consts::E);
         latency.note(millis(10), 11_000, DECAY, true);

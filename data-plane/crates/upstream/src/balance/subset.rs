@@ -154,8 +154,11 @@ impl Subsets {
                 })
             })
         };
-        let members: Vec<Member<'_>> = members(levels).filter(|(.., endpoint)| default(endpoint)).collect();
-        subsets.default = Part::build(&config.levels(levels, &members), rules);
+        let falls_to_default = |s: &Selector| s.fallback == SelectorFallback::To(Fallback::Default);
+        if config.fallback == Fallback::Default || config.selectors.iter().any(falls_to_default) {
+            let members: Vec<Member<'_>> = members(levels).filter(|(.., endpoint)| default(endpoint)).collect();
+            subsets.default = Part::build(&config.levels(levels, &members), rules);
+        }
         subsets
     }
 
