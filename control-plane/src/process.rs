@@ -71,12 +71,12 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         follow.await;
         Ok(())
     });
-    let server = XdsServer::new(publisher.clone(), Arc::clone(&fleet), xds_settings(&pipeline));
+    let server = XdsServer::new(publisher.clone(), Arc::clone(&fleet), xds_settings(&pipeline, settings.load_interval));
     let serve = cp_xds::serve(server, xds_listener, secrets.xds, stopped(stopping.clone()));
     tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
     let api = Management {
-        config: ConfigCore::new(pipeline),
-        fleet: FleetCore::new(Arc::clone(&fleet), publisher),
+        config: ConfigCore::new(Arc::clone(&pipeline)),
+        fleet: FleetCore::new(Arc::clone(&fleet), publisher, pipeline),
         access: secrets.access,
     };
     let serve = api.serve(management_listener, secrets.management, stopping.clone());
@@ -141,11 +141,12 @@ async fn forget(fleet: Arc<Fleet>, stop: watch::Receiver<bool>) -> Result<(), St
     }
 }
 
-fn xds_settings(pipeline: &Arc<Pipeline>) -> cp_xds::Settings {
+fn xds_settings(pipeline: &Arc<Pipeline>, load_interval: Duration) -> cp_xds::Settings {
     let pipeline = Arc::clone(pipeline);
     let mut settings = cp_xds::Settings::one_group(cp_pipeline::groups::DEFAULT);
     settings.selector = Arc::new(move |node| pipeline.groups().of(node).to_owned());
     settings.admit = Arc::new(admit);
+    settings.load_interval = load_interval;
     settings
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use cp_pipeline::{Groups, Selector};
@@ -36,6 +37,9 @@ pub struct Given {
     /// No certificates and no tokens; only loopback addresses are allowed then
     #[arg(long, env = "WEIR_CONTROL_INSECURE_LOOPBACK", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub insecure_loopback: Option<bool>,
+    /// How often nodes are asked to report load and the health of endpoints, 1s to 1h [default: 10s]
+    #[arg(long, env = "WEIR_CONTROL_LOAD_INTERVAL", value_name = "TIME")]
+    pub load_interval: Option<String>,
     /// trace, debug, info, warning, error or off [default: info]
     #[arg(short = 'l', long, env = "WEIR_CONTROL_LOG", value_name = "LEVEL")]
     pub log: Option<String>,
@@ -64,6 +68,8 @@ pub struct GivenGroup {
     pub labels: BTreeMap<String, String>,
 }
 
+const LOAD_INTERVAL: Duration = Duration::from_secs(10);
+
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error("{path}: {reason}")]
@@ -80,6 +86,7 @@ pub struct Settings {
     pub management_address: SocketAddr,
     pub access: Access,
     pub groups: Groups,
+    pub load_interval: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -112,6 +119,7 @@ impl Given {
             node_ca: self.node_ca.or(other.node_ca),
             token_file: self.token_file.or(other.token_file),
             insecure_loopback: self.insecure_loopback.or(other.insecure_loopback),
+            load_interval: self.load_interval.or(other.load_interval),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
             groups: if self.groups.is_empty() { other.groups } else { self.groups },
@@ -159,8 +167,15 @@ impl Given {
             }
             groups.push((group.name, Selector { cluster: group.cluster, labels: group.labels }));
         }
+        let load_interval = match &self.load_interval {
+            None => LOAD_INTERVAL,
+            Some(text) => match cp_pipeline::duration(text) {
+                Ok(time) if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&time) => time,
+                _ => return usage(&format!("load_interval: `{text}` is not a time from 1s to 1h")),
+            },
+        };
         let store = self.store.unwrap_or_else(|| PathBuf::from("weir-control.redb"));
-        Ok(Settings { store, xds_address, management_address, access, groups: Groups(groups) })
+        Ok(Settings { store, xds_address, management_address, access, groups: Groups(groups), load_interval })
     }
 }
 
@@ -187,6 +202,8 @@ mod tests {
         check("{ tls_cert: a, tls_key: b, node_ca: c }", Err("are all needed"));
         check("{ tls_cert: a, tls_key: b, node_ca: c, token_file: d }", Ok(()));
         check("{ insecure_loopback: true, groups: [{ name: a }, { name: a }] }", Err("defined twice"));
+        check("{ insecure_loopback: true, load_interval: 2s }", Ok(()));
+        check("{ insecure_loopback: true, load_interval: 10ms }", Err("is not a time from 1s to 1h"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn settings(folder: &Path) -> Settings {
         management_address: address,
         access: Access::InsecureLoopback,
         groups: Default::default(),
+        load_interval: std::time::Duration::from_secs(1),
     }
 }
 
@@ -286,5 +287,117 @@ async fn with_tokens_and_tls_a_caller_may_do_what_the_role_allows() {
     assert_eq!(config.apply(with("secret-of-bob")).await.expect_err("a viewer").code(), Code::PermissionDenied);
     let applied = config.apply(with("secret-of-ann")).await.expect("an editor").into_inner();
     assert_eq!(applied.revision.expect("made").author, "ann");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_is_drained_beside_the_revisions_and_comes_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    plane.config().await.apply(apply(BASE)).await.expect("is right");
+    let mut fleet = FleetServiceClient::new(plane.channel().await);
+    let drain = |cluster: &str, address: &str| pb::DrainEndpointRequest {
+        cluster: cluster.into(),
+        address: address.into(),
+        message: "disk".into(),
+        ..Default::default()
+    };
+    for (cluster, address, code) in
+        [("app", "127.0.0.1:9999", Code::NotFound), ("nope", "127.0.0.1:9000", Code::FailedPrecondition)]
+    {
+        let refused = fleet.drain_endpoint(drain(cluster, address)).await.expect_err("is not there");
+        assert_eq!(refused.code(), code, "{refused:?}");
+    }
+    let drained = fleet.drain_endpoint(drain("app", "127.0.0.1:9000")).await.expect("works").into_inner();
+    let drained = drained.endpoint.and_then(|e| e.drain).expect("drained");
+    assert_eq!((drained.author.as_str(), drained.message.as_str()), ("anonymous", "disk"));
+
+    // Another revision and a restart change nothing about it.
+    let more = "clusters: { app: ['127.0.0.1:9000', '127.0.0.1:9001'] }";
+    plane.config().await.apply(apply(more)).await.expect("is right");
+    plane.stop().await;
+    let plane = Plane::start(folder.path()).await;
+    let mut fleet = FleetServiceClient::new(plane.channel().await);
+    let since = std::time::Instant::now();
+    let endpoints = loop {
+        let (status, _, body) = plane.http("GET /v1/endpoints?cluster=app HTTP/1.1\r\n", "").await;
+        assert_eq!(status, 200, "{body}");
+        let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        if value["endpoints"].as_array().is_some_and(|list| list.len() == 2) {
+            break value;
+        }
+        assert!(since.elapsed().as_secs() < 60, "never published: {value}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert_eq!(endpoints["endpoints"][0]["health"], "ENDPOINT_HEALTH_DRAINING", "{endpoints}");
+    assert_eq!(endpoints["endpoints"][1]["health"], serde_json::Value::Null, "nobody has reported: {endpoints}");
+    let revision = plane.config().await.get_revision(pb::GetRevisionRequest::default()).await.expect("works");
+    assert_eq!(revision.into_inner().revision.expect("given").id, 2, "draining makes no revision");
+
+    let undrain = || pb::UndrainEndpointRequest { cluster: "app".into(), address: "127.0.0.1:9000".into() };
+    let back = fleet.undrain_endpoint(undrain()).await.expect("works").into_inner().endpoint.expect("given");
+    assert_eq!(back.drain, None);
+    assert_eq!(fleet.undrain_endpoint(undrain()).await.expect_err("it is back").code(), Code::NotFound);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_route_is_tested_against_the_newest_revision_and_revisions_are_watched_over_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    plane.config().await.apply(apply(BASE)).await.expect("is right");
+    let body = r#"{"request": "GET http://shop.test:8080/x"}"#;
+    let (status, _, answer) =
+        plane.http("POST /v1/route-test HTTP/1.1\r\ncontent-type: application/json\r\n", body).await;
+    let value: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!((status, &value["route"], &value["action"]), (200, &"routes[0]".into(), &"to cluster app".into()));
+    let (status, _, answer) = plane.http("POST /v1/route-test HTTP/1.1\r\n", r#"{"request": "GET /x"}"#).await;
+    assert!(status == 400 && answer.contains("is not a URL"), "{answer}");
+
+    let mut stream = TcpStream::connect(plane.management).await.expect("connects");
+    let request = "GET /v1/watch/revisions HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("writes");
+    let mut seen = String::new();
+    for wanted in ["id: 1", "id: 2"] {
+        while !seen.contains(wanted) {
+            let mut buffer = [0; 4096];
+            let read = tokio::time::timeout(std::time::Duration::from_secs(60), stream.read(&mut buffer));
+            let length = read.await.expect("in time").expect("reads");
+            assert!(length > 0, "ended: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        if wanted == "id: 1" {
+            plane.config().await.apply(apply("clusters: { app: ['127.0.0.1:9001'] }")).await.expect("is right");
+        }
+    }
+    assert!(seen.contains("text/event-stream") && seen.contains("event: revision"), "{seen}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_tag_is_pruned_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plane = Plane::start(folder.path()).await;
+    let mut config = plane.config().await;
+    config.apply(apply(BASE)).await.expect("is right");
+    let tagged = |text: &str, tag: &str| {
+        let mut request = apply(text);
+        if let Some(change) = &mut request.change {
+            (change.prune, change.select_tag) = (true, tag.into());
+            change.sources[0].file_name = format!("{tag}.yaml");
+        }
+        request
+    };
+    let two = "clusters: { one: ['127.0.0.1:1'], two: ['127.0.0.1:2'] }";
+    config.apply(tagged(two, "shop")).await.expect("is right");
+    let one = config.apply(tagged("clusters: { one: ['127.0.0.1:1'] }", "shop")).await.expect("is right").into_inner();
+    let changes: Vec<_> = one.changes.iter().map(|c| (c.action(), c.name.as_str())).collect();
+    assert_eq!(changes, [(pb::change::Action::Removed, "two")]);
+    let taken = config.apply(tagged("clusters: { one: ['127.0.0.1:9'] }", "billing")).await.expect_err("is taken");
+    assert!(taken.message().contains("belongs to the tag `shop`"), "{taken:?}");
+    let list = config.list(pb::ListRequest { kind: pb::Kind::Cluster.into(), ..Default::default() }).await;
+    let objects = list.expect("works").into_inner().objects;
+    let tags: Vec<_> = objects.iter().map(|o| (o.name.as_str(), o.tag.as_str())).collect();
+    assert_eq!(tags, [("app", ""), ("one", "shop")]);
     plane.stop().await;
 }

@@ -4,7 +4,11 @@ mod admin;
 mod control;
 pub mod flags;
 mod health;
+<<<<<<< main
 mod health_checks;
+=======
+mod loads;
+>>>>>>> HEAD
 mod names;
 mod process;
 mod refresh;

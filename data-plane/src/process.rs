@@ -31,6 +31,7 @@ use tokio::time::Instant;
 use crate::admin;
 use crate::control::{Command, Control, Progress, SharedEngine};
 use crate::health::ProcessHealth;
+use crate::loads;
 use crate::sources::{self, Intake, Reach, Received};
 
 /// What the command line says beside the bootstrap.
@@ -107,6 +108,7 @@ impl Proxy {
         let (names, work) = DnsCaches::new(registry.clone());
         let engine = engine(&bootstrap, &options, &registry, &health, &logs, &bell, names)?;
         let setup = sources::setup(&bootstrap, &options, engine.wanted()).map_err(StartError::Sources)?;
+        let load_source = sources::load_source(&bootstrap).map_err(StartError::Sources)?;
         let admin = admin::bind(&bootstrap)?;
         let admin_address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
         write_admin_address(&options, admin_address)?;
@@ -146,13 +148,15 @@ impl Proxy {
             received,
         };
         let log = options.log.clone();
+        let loads_live = live.clone();
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
+            let reporting = loads::report(load_source, setup.node.clone(), loads_live);
             let (handle, fetching) = dp_ads::client(setup, intake);
             // Set once, here.
             let _ = state.sources.set(handle);
             let serving = admin::serve(admin, state, registry, log);
             let sources = async {
-                tokio::join!(fetching, serving);
+                tokio::join!(fetching, serving, reporting);
             };
             if let Err(error) = control.run(sources) {
                 tracing::error!(%error, "the control thread could not start");
@@ -290,5 +294,6 @@ pub fn validate(mut bootstrap: Bootstrap) -> Result<(), StartError> {
     let (names, _) = DnsCaches::new(registry.clone());
     let engine = engine(&bootstrap, &options, &registry, &health, &logs, &Bell::default(), names)?;
     sources::setup(&bootstrap, &options, engine.wanted()).map_err(StartError::Sources)?;
+    sources::load_source(&bootstrap).map_err(StartError::Sources)?;
     Ok(())
 }

@@ -275,6 +275,15 @@ pub(crate) fn setup(bootstrap: &Bootstrap, options: &Options, wanted: dp_snapsho
     Ok(setup)
 }
 
+/// The server that load is reported to.
+///
+/// # Errors
+/// As `setup`.
+pub(crate) fn load_source(bootstrap: &Bootstrap) -> Result<Option<StreamSource>, String> {
+    let Some(api) = &bootstrap.load_stats else { return Ok(None) };
+    stream(api, bootstrap, &ConfigSource { source: Source::Ads, initial_fetch_timeout: None }).map(Some)
+}
+
 fn node(bootstrap: &Bootstrap) -> NodeIdentity {
     let node = &bootstrap.node;
     NodeIdentity {

@@ -75,7 +75,7 @@ fn status(fleet: &Arc<Fleet>) -> String {
             "streams": node.streams,
             "revision": node.revision,
             "kinds": kinds,
-            "load": node.load.map(|load| load.clusters.len()),
+            "load": node.load.map(|load| load.clusters),
         })
     });
     format!("status {}", serde_json::Value::Array(nodes.collect()))

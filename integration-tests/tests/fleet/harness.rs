@@ -50,7 +50,12 @@ impl Plane {
             management_address: LOOPBACK,
             access,
             groups: Default::default(),
+            load_interval: Duration::from_secs(1),
         };
+        Self::of(settings).await
+    }
+
+    pub(crate) async fn of(settings: Settings) -> Self {
         let running = control_plane::start(settings).await.expect("starts");
         let (management, xds) = (running.management, running.xds);
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -118,10 +123,14 @@ pub(crate) enum Api {
 
 /// A bootstrap that knows nothing but where the control plane is.
 pub(crate) fn bootstrap(id: &str, xds: SocketAddr, api: Api, tls: &str) -> String {
+    bootstrap_of("edge", id, xds, api, tls)
+}
+
+pub(crate) fn bootstrap_of(cluster: &str, id: &str, xds: SocketAddr, api: Api, tls: &str) -> String {
     let api = if api == Api::Delta { "DELTA_GRPC" } else { "GRPC" };
     let port = xds.port();
     format!(
-        "node: {{ id: {id}, cluster: edge }}
+        "node: {{ id: {id}, cluster: {cluster} }}
 dynamic_resources:
   ads_config:
     api_type: {api}

@@ -4,5 +4,7 @@ mod away;
 mod harness;
 mod hostile;
 mod identity;
+mod operate;
 mod serving;
 mod size;
+mod tiers;

@@ -35,6 +35,8 @@ pub struct Bootstrap {
     pub local_cluster: Option<String>,
     /// The admin server; none without it.
     pub admin: Option<Admin>,
+    /// The server that load is reported to.
+    pub load_stats: Option<ApiSource>,
     /// Runtime values, later layers over earlier ones.
     pub runtime_layers: Vec<RuntimeLayer>,
 }

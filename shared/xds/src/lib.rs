@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod kind;
+pub mod load;
 pub mod mark;
 pub mod resource;
 pub mod server;

@@ -105,12 +105,13 @@ fn secret(folder: &Path, reference: &str) -> Result<Option<String>, Failure> {
 
 impl Files {
     /// As the management API takes them.
-    pub(crate) fn change(&self, prune: bool) -> proto::weir::management::v1::ChangeSet {
+    pub(crate) fn change(&self, prune: bool, select_tag: &str) -> proto::weir::management::v1::ChangeSet {
         use proto::weir::management::v1 as pb;
         let sources = self.sources.iter().map(|s| pb::Source { file_name: s.file.clone(), text: s.text.clone() });
         let attachments: BTreeMap<String, _> =
             self.attachments.iter().map(|(k, v)| (k.clone(), v.clone().into_bytes().into())).collect();
-        pb::ChangeSet { sources: sources.collect(), resources: Vec::new(), attachments, prune }
+        let select_tag = select_tag.to_owned();
+        pb::ChangeSet { sources: sources.collect(), resources: Vec::new(), attachments, prune, select_tag }
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Make the control plane's configuration what files say
     Apply(Apply),
-    /// Show listeners, routes, apis, policies, clusters, envoy (raw resources), nodes or revisions
+    /// Show listeners, routes, apis, policies, clusters, envoy (raw resources), nodes, revisions, or endpoints [of CLUSTER]
     Get(Get),
     /// Show everything about one object, node or revision
     Describe { kind: String, name: String },
@@ -108,6 +108,11 @@ pub(crate) enum Command {
     },
     /// Show what was sent to a node
     ProxyConfig(ProxyConfig),
+    /// Take an endpoint out of service, or bring it back
+    Endpoint {
+        #[command(subcommand)]
+        command: EndpointCommand,
+    },
     /// Questions about routes
     Route {
         #[command(subcommand)]
@@ -206,6 +211,9 @@ pub(crate) struct Changed {
     /// The files are the whole configuration: remove every object that is not in them
     #[arg(long)]
     pub(crate) prune: bool,
+    /// What is applied belongs to TAG; with --prune, only objects of TAG are removed
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TAG")]
+    pub(crate) select_tag: String,
 }
 
 #[derive(Debug, Args)]
@@ -237,8 +245,9 @@ pub(crate) struct Apply {
 
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// listeners, routes, apis, policies, clusters, envoy, nodes, revisions, or all
+    /// listeners, routes, apis, policies, clusters, envoy, nodes, revisions, endpoints, or all
     pub(crate) kind: String,
+    /// Only this one; of endpoints, those of this cluster
     pub(crate) name: Option<String>,
     /// As it was in this revision
     #[arg(long, default_value_t = 0, hide_default_value = true)]
@@ -285,6 +294,24 @@ pub(crate) enum ProxyConfigKind {
     Endpoints,
     Secrets,
     Bootstrap,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EndpointCommand {
+    /// No new requests go to it; what runs goes on. Holds over later applies, until undrained or the time is over
+    Drain {
+        cluster: String,
+        /// HOST:PORT, as `weir get endpoints` shows it
+        address: String,
+        /// How long; else until it is undrained
+        #[arg(long = "for", value_parser = duration, value_name = "TIME")]
+        time: Option<Duration>,
+        /// Why
+        #[arg(short, long, default_value = "")]
+        message: String,
+    },
+    /// Bring it back
+    Undrain { cluster: String, address: String },
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod converge;
 mod describe;
+mod endpoint;
 pub(crate) mod get;
 mod history;
 pub(crate) mod kind;
@@ -25,6 +26,7 @@ pub(crate) async fn run(command: &Command, flags: &Flags, out: &Out) -> Result<u
         Command::Delete(given) => apply::delete(given, global, out).await,
         Command::Get(given) => get::get(given, global, out).await,
         Command::Describe { kind, name } => describe::describe(kind, name, global, out).await,
+        Command::Endpoint { command } => endpoint::change(command, &mut Client::connect(global).await?, out).await,
         Command::History { limit } => history::history(*limit, &mut Client::connect(global).await?, out).await,
         Command::Rollback { revision, message, dry_run } => {
             history::rollback(*revision, message, *dry_run, &mut Client::connect(global).await?, out).await

@@ -9,7 +9,7 @@ mod fleet;
 pub(crate) mod http;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,9 @@ pub(crate) async fn run(given: &Up, flags: &Flags, out: &Out) -> Result<u8, Fail
     let mut signals = Signals::new()?;
     let origins = if given.demo { demo::origins(model).await? } else { Vec::new() };
     let state = State::new(given)?;
+    let groups = groups(model);
     let fleet = tokio::select! {
-        started = Fleet::start(given, &flags.global, &programs, &state.path) => started?,
+        started = Fleet::start(given, &flags.global, &programs, &state.path, &groups) => started?,
         () = signals.next() => return Ok(0),
     };
     let mut up = Running { paths: &paths, out, fleet, applied: Files::default() };
@@ -96,7 +97,7 @@ impl Running<'_> {
     async fn apply(&mut self, files: Files, message: &str) -> Result<(), Failure> {
         let begin = Instant::now();
         let request = pb::ApplyRequest {
-            change: Some(files.change(true)),
+            change: Some(files.change(true, "")),
             validate_only: false,
             etag: String::new(),
             message: message.to_owned(),
@@ -232,11 +233,23 @@ impl State {
     }
 }
 
+/// The node groups that listeners name; a fleet of proxies is started for each of them. None: one fleet for everything.
+fn groups(model: &Model) -> Vec<String> {
+    let named: BTreeSet<&String> = model.listeners.iter().flat_map(|l| &l.groups).collect();
+    named.into_iter().cloned().collect()
+}
+
 /// Refused before anything starts: another program (or another `weir up`) has the port. Proxies could share it unseen.
 fn ports_are_free(model: &Model) -> Result<(), Failure> {
     let mut tried = BTreeSet::new();
-    for listener in model.listeners.iter().filter(|l| tried.insert(l.address)) {
-        if let Err(e) = TcpListener::bind(listener.address) {
+    for listener in &model.listeners {
+        let datagrams = matches!(listener.protocol, cp_model::listener::Protocol::Udp { .. });
+        let bound = match datagrams {
+            _ if !tried.insert((datagrams, listener.address)) => continue,
+            true => UdpSocket::bind(listener.address).map(drop),
+            false => TcpListener::bind(listener.address).map(drop),
+        };
+        if let Err(e) = bound {
             let message =
                 format!("{}: listeners.{}: cannot listen on {}: {e}", listener.place, listener.name, listener.address);
             let hint = match e.kind() {

@@ -2,6 +2,7 @@
 //!
 //! Only in memory: all of it comes again when a node connects. Never talks to a node itself.
 
+mod load;
 mod node;
 mod status;
 
@@ -16,6 +17,7 @@ use proto::envoy::config::endpoint::v3::ClusterStats;
 use shared_xds::server::Observed;
 use tokio::sync::watch;
 
+pub use load::{EndpointReport, LoadReport, address_text};
 pub use node::{Class, Locality, NodeInfo};
 pub use status::{ConfigStatus, KindStatus, Refusal, names_in};
 
@@ -32,13 +34,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self { nodes: 100_000, forget_after: Duration::from_secs(3600) }
     }
-}
-
-/// The latest load report of a node.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LoadReport {
-    pub at: SystemTime,
-    pub clusters: Vec<ClusterStats>,
 }
 
 /// What is known of one node.
@@ -125,9 +120,10 @@ impl Fleet {
     }
 
     /// Keeps the latest load report of a node that is known.
-    pub fn report_load(&self, id: &str, clusters: Vec<ClusterStats>, now: SystemTime) {
+    pub fn report_load(&self, id: &str, clusters: &[ClusterStats], now: SystemTime) {
+        let report = LoadReport::of(clusters, now);
         if let Some(mut status) = self.nodes.get_mut(id) {
-            status.load = Some(LoadReport { at: now, clusters });
+            status.load = Some(report);
         }
         self.changed();
     }

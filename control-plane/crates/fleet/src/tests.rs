@@ -100,7 +100,45 @@ fn a_change_wakes_the_watchers() {
     let _connection = connect(&fleet, "n");
     assert!(watch.has_changed().expect("open"));
     watch.mark_unchanged();
-    fleet.report_load("n", Vec::new(), SystemTime::now());
+    fleet.report_load("n", &[], SystemTime::now());
     assert!(watch.has_changed().expect("open"));
     assert!(fleet.node("n").expect("known").load.is_some());
+}
+
+#[test]
+fn a_load_report_is_kept_by_endpoint_with_what_our_proxies_add() {
+    use proto::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
+    use proto::envoy::config::endpoint::v3::{ClusterStats, UpstreamEndpointStats, UpstreamLocalityStats};
+    use shared_xds::load::EndpointView;
+    let address = |host: &str| {
+        let socket = SocketAddress {
+            address: host.to_owned(),
+            port_specifier: Some(PortSpecifier::PortValue(80)),
+            ..Default::default()
+        };
+        Some(Address { address: Some(address::Address::SocketAddress(socket)) })
+    };
+    let out =
+        EndpointView { health: "unhealthy".into(), reasons: vec!["failed_active_hc".into()], weight: 2, latency: None };
+    let endpoints = vec![
+        UpstreamEndpointStats {
+            address: address("10.0.0.1"),
+            metadata: Some(out.to_metadata()),
+            total_issued_requests: 7,
+            total_requests_in_progress: 1,
+            ..Default::default()
+        },
+        UpstreamEndpointStats { address: address("::1"), ..Default::default() },
+        UpstreamEndpointStats::default(),
+    ];
+    let locality = UpstreamLocalityStats { upstream_endpoint_stats: endpoints, priority: 1, ..Default::default() };
+    let cluster =
+        ClusterStats { cluster_name: "app".into(), upstream_locality_stats: vec![locality], ..Default::default() };
+    let fleet = Fleet::new(Limits::default());
+    let _connection = connect(&fleet, "n");
+    fleet.report_load("n", &[cluster], SystemTime::now());
+    let load = fleet.node("n").expect("known").load.expect("reported");
+    let seen: Vec<_> = load.endpoints.iter().map(|e| (e.address.as_str(), e.weight, e.requests, e.priority)).collect();
+    assert_eq!(seen, [("10.0.0.1:80", Some(2), 7, 1), ("[::1]:80", None, 0, 1)]);
+    assert_eq!(load.endpoints[0].reasons, ["failed_active_hc"]);
 }

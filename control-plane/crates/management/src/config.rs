@@ -13,6 +13,7 @@ use crate::failure::Failure;
 
 const MAX_MESSAGE: usize = 1024;
 const MAX_FILE_NAME: usize = 1024;
+const MAX_TAG: usize = 100;
 const MAX_TEXT: usize = 16 << 20;
 const MAX_ATTACHMENT: usize = 1 << 20;
 
@@ -193,6 +194,10 @@ fn from_set(set: pb::ChangeSet) -> Result<Change, Failure> {
     if set.sources.iter().any(|s| s.file_name.len() > MAX_FILE_NAME) {
         return Err(Failure::request("change.sources.file_name", format!("is longer than {MAX_FILE_NAME} bytes")));
     }
+    if set.select_tag.len() > MAX_TAG || set.select_tag.chars().any(char::is_control) {
+        let reason = format!("is longer than {MAX_TAG} bytes, or has control characters");
+        return Err(Failure::request("change.select_tag", reason));
+    }
     let mut attachments = Attachments::new();
     for (reference, content) in set.attachments {
         let field = format!("change.attachments[{reference}]");
@@ -203,7 +208,7 @@ fn from_set(set: pb::ChangeSet) -> Result<Change, Failure> {
         attachments.insert(reference, text);
     }
     let sources = set.sources.into_iter().map(|s| Source { file: s.file_name, text: s.text }).collect();
-    Ok(Change::Apply { sources, resources: set.resources, attachments, prune: set.prune })
+    Ok(Change::Apply { sources, resources: set.resources, attachments, prune: set.prune, tag: set.select_tag })
 }
 
 fn page(asked: u32, default: usize, most: usize) -> usize {

@@ -100,6 +100,7 @@ pub(crate) fn objects(draft: &Draft, secrets: bool) -> Vec<pb::Object> {
             file: object.file.clone(),
             line: object.node.line,
             column: object.node.column,
+            tag: object.tag.clone(),
         }
     };
     draft.objects.iter().zip(draft.display_names()).map(object).collect()

@@ -57,8 +57,13 @@ impl Failure {
             Failure::Refused(refused) => match refused {
                 Refused::Invalid(_) => Code::InvalidArgument,
                 Refused::Stale { .. } | Refused::Store(StoreError::Conflict { .. }) => Code::Aborted,
-                Refused::NoObject(..) | Refused::NoRevision(_) => Code::NotFound,
-                Refused::Referenced(_) => Code::FailedPrecondition,
+                Refused::NoObject(..)
+                | Refused::NoRevision(_)
+                | Refused::NoEndpoint { .. }
+                | Refused::NotDrained { .. } => Code::NotFound,
+                Refused::Referenced(_) | Refused::NoEndpoints(_) | Refused::TooManyDrained(_) => {
+                    Code::FailedPrecondition
+                }
                 Refused::Unreadable { .. } => Code::DataLoss,
                 Refused::Store(_) => Code::Internal,
             },

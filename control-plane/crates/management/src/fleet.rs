@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cp_fleet::{Class, ConfigStatus, Fleet, KindStatus, NodeStatus};
-use cp_pipeline::{Publisher, ResourceKind, Version};
+use cp_pipeline::{Pipeline, Publisher, ResourceKind, Version};
 use proto::json::Secrets;
 use proto::weir::management::v1 as pb;
 
@@ -14,12 +14,40 @@ use crate::failure::Failure;
 #[derive(Clone)]
 pub struct FleetCore {
     pub(crate) fleet: Arc<Fleet>,
-    publisher: Publisher,
+    pub(crate) publisher: Publisher,
+    pub(crate) pipeline: Arc<Pipeline>,
 }
 
 impl FleetCore {
-    pub fn new(fleet: Arc<Fleet>, publisher: Publisher) -> Self {
-        FleetCore { fleet, publisher }
+    pub fn new(fleet: Arc<Fleet>, publisher: Publisher, pipeline: Arc<Pipeline>) -> Self {
+        FleetCore { fleet, publisher, pipeline }
+    }
+
+    /// Which route of the newest revision a request takes.
+    pub(crate) async fn route_test(&self, r: &pb::RouteTestRequest) -> Result<pb::RouteTestResponse, Failure> {
+        let request = cp_explain::Request::parse(&r.request, &r.headers).map_err(|e| Failure::request("request", e))?;
+        let state = self.pipeline.state(0).await?;
+        let resources = self.pipeline.resources(&state.draft)?;
+        let names = state.draft.objects.iter().zip(state.draft.display_names());
+        let objects = names.map(|(o, name)| (o.kind, name, o.node.to_json())).collect();
+        let wrong = |e: cp_explain::Unexplained| Failure::request("listener", e.to_string());
+        let configuration = cp_explain::Configuration::new(&resources, objects).map_err(wrong)?;
+        let listener = Some(r.listener.as_str()).filter(|l| !l.is_empty());
+        let report = configuration.explain(&request, listener).map_err(wrong)?;
+        let passed_over =
+            report.passed_over.into_iter().map(|(route, why)| pb::route_test_response::PassedOver { route, why });
+        Ok(pb::RouteTestResponse {
+            listener: report.listener,
+            virtual_host: report.virtual_host.unwrap_or_default(),
+            domain: report.domain.unwrap_or_default(),
+            route: report.route.unwrap_or_default(),
+            because: report.because,
+            action: report.action.unwrap_or_default(),
+            policies: report.policies,
+            passed_over: passed_over.collect(),
+            notes: report.notes,
+            revision: state.header.map_or(0, |h| h.id),
+        })
     }
 
     pub(crate) fn list(&self, group: &str) -> Vec<pb::Node> {

@@ -5,6 +5,7 @@
 pub mod auth;
 mod config;
 mod convert;
+mod endpoint;
 mod failure;
 mod fleet;
 mod grpc;

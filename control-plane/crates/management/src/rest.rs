@@ -19,11 +19,15 @@ use crate::convert::kind_to_pb;
 use crate::failure::Failure;
 use crate::fleet::FleetCore;
 
+mod watch;
+
 #[derive(Clone)]
 pub(crate) struct Rest {
     pub(crate) config: ConfigCore,
     pub(crate) fleet: FleetCore,
     pub(crate) access: Arc<Access>,
+    /// Watches end with the server.
+    pub(crate) stop: tokio::sync::watch::Receiver<bool>,
 }
 
 /// Sources, attachments and their JSON quoting.
@@ -40,6 +44,12 @@ pub(crate) fn router(rest: Rest) -> Router {
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{id}", get(node))
         .route("/v1/nodes/{id}/config", get(node_config))
+        .route("/v1/watch/revisions", get(watch::revisions))
+        .route("/v1/watch/nodes", get(watch::nodes))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/endpoints/drain", post(drain))
+        .route("/v1/endpoints/undrain", post(undrain))
+        .route("/v1/route-test", post(route_test))
         .route("/v1/{section}", get(list))
         .route("/v1/{section}/{*name}", get(object).delete(delete))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -99,7 +109,7 @@ fn text(parameters: &Parameters, key: &str) -> String {
 fn section(word: &str) -> Result<Kind, Failure> {
     Kind::named(word).ok_or_else(|| {
         let sections = Kind::ALL.map(Kind::section).join(", ");
-        Failure::request("path", format!("`{word}` is not one of {sections}, revisions, nodes"))
+        Failure::request("path", format!("`{word}` is not one of {sections}, revisions, nodes, endpoints"))
     })
 }
 
@@ -181,6 +191,27 @@ async fn node_config(
     rest.caller(&headers, Role::Viewer)?;
     let type_url = text(&parameters, "type_url");
     reply(&rest.fleet.config(&pb::GetNodeConfigRequest { id, type_url })?, None)
+}
+
+async fn endpoints(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
+    rest.caller(&headers, Role::Viewer)?;
+    let request = pb::ListEndpointsRequest { cluster: text(&parameters, "cluster") };
+    reply(&rest.fleet.endpoints(&request).await?, None)
+}
+
+async fn drain(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
+    let caller = rest.caller(&headers, Role::Editor)?;
+    reply(&rest.fleet.drain(&caller, read(&body)?).await?, None)
+}
+
+async fn undrain(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
+    let caller = rest.caller(&headers, Role::Editor)?;
+    reply(&rest.fleet.undrain(&caller, read(&body)?).await?, None)
+}
+
+async fn route_test(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
+    rest.caller(&headers, Role::Viewer)?;
+    reply(&rest.fleet.route_test(&read(&body)?).await?, None)
 }
 
 async fn list(

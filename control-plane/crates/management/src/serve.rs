@@ -63,7 +63,7 @@ impl Management {
 
     async fn routes(self, stop: watch::Receiver<bool>) -> Result<Routes, ServeError> {
         let access = Arc::new(self.access);
-        let common = Common { access: Arc::clone(&access), stop };
+        let common = Common { access: Arc::clone(&access), stop: stop.clone() };
         let config = grpc::config::Config { core: self.config.clone(), common: common.clone() };
         let fleet = grpc::fleet::Fleet { core: self.fleet.clone(), common };
         let config = ConfigServiceServer::new(config).max_decoding_message_size(MAX_MESSAGE);
@@ -76,7 +76,7 @@ impl Management {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
         let rpc = Routes::new(config).add_service(fleet).add_service(health).add_service(reflection);
-        let rest = rest::router(Rest { config: self.config, fleet: self.fleet, access });
+        let rest = rest::router(Rest { config: self.config, fleet: self.fleet, access, stop });
         // A gRPC call to an unknown service gets tonic's answer; all else that is unknown gets a problem.
         let both = rpc.prepare().into_axum_router().merge(rest).fallback(rest::no_such_path);
         Ok(Routes::from(both))

@@ -127,7 +127,7 @@ fn version(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Version> {
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) || name.is_empty() {
         r.wrong(node, Code::Value, format!("`{name}` is not a version name: letters, digits, `.`, `_` and `-`"));
     }
-    if let Value::Scalar { .. } = node.value {
+    if let Value::Scalar { .. } | Value::List(_) = node.value {
         return Some(Version::to(name, destination(r, node)?));
     }
     let fields = r.fields(node, VERSION)?;
@@ -156,7 +156,7 @@ fn version(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Version> {
         sunset: r.field(&fields, "sunset", Reader::date),
         docs: r.field(&fields, "docs", Reader::word),
         timeout: r.field(&fields, "timeout", Reader::duration),
-        retry: r.field(&fields, "retry", crate::route::retry),
+        retry: r.field(&fields, "retry", crate::route::retry::retry),
         to: to?,
     };
     if let (Some(deprecated), Some(sunset)) = (version.deprecated, version.sunset)

@@ -76,11 +76,20 @@ pub struct Object {
     pub name: String,
     pub file: String,
     pub node: Node,
+    /// What it was applied with, to know what belongs together; may be empty.
+    pub tag: String,
 }
 
 impl Object {
     pub fn place(&self) -> Place {
         self.node.place(&self.file)
+    }
+
+    /// Applied again without a tag, an object keeps the one it has.
+    fn keep_tag(&mut self, old: &Object) {
+        if self.tag.is_empty() {
+            self.tag.clone_from(&old.tag);
+        }
     }
 }
 
@@ -158,7 +167,7 @@ impl Draft {
                 Kind::Envoy => self.envoy(file, item, problems),
                 _ => {
                     let name = text_of(&item, "name").unwrap_or_default().to_owned();
-                    self.objects.push(Object { kind, name, file: file.to_owned(), node: item });
+                    self.objects.push(Object { kind, name, file: file.to_owned(), node: item, tag: String::new() });
                 }
             }
         }
@@ -177,7 +186,7 @@ impl Draft {
                 problems.push(&place, kind.section(), Code::Value, message);
                 continue;
             }
-            self.objects.push(Object { kind, name: key.text, file: file.to_owned(), node });
+            self.objects.push(Object { kind, name: key.text, file: file.to_owned(), node, tag: String::new() });
         }
     }
 
@@ -198,7 +207,7 @@ impl Draft {
             );
         };
         let name = format!("{message}/{name}");
-        self.objects.push(Object { kind: Kind::Envoy, name, file: file.to_owned(), node });
+        self.objects.push(Object { kind: Kind::Envoy, name, file: file.to_owned(), node, tag: String::new() });
     }
 
     fn refuse_duplicates(&self, problems: &mut Problems) {
@@ -216,23 +225,46 @@ impl Draft {
     /// This configuration with `change` laid over it.
     ///
     /// Named objects are replaced where they stand, or added at the end. Routes are replaced as a block per file, at the
-    /// place of the file's earlier block, so that their order stays what the file says. With `prune`, `change` is all.
-    pub fn with(&self, change: Draft, prune: bool) -> Draft {
+    /// place of the file's earlier block, so that their order stays what the file says. With `prune`, `change` is all there is;
+    /// with a tag, all there is with that tag.
+    pub fn with(&self, mut change: Draft, prune: bool, tag: &str) -> Draft {
+        change.objects.iter_mut().for_each(|o| tag.clone_into(&mut o.tag));
         let mut attachments = self.attachments.clone();
         attachments.extend(change.attachments.clone());
-        let mut merged = if prune { Draft::default() } else { self.clone() };
+        let mut merged = self.clone();
+        if prune {
+            merged.objects.retain(|o| !tag.is_empty() && o.tag != tag);
+        }
         merged.attachments = attachments;
         let (routes, others): (Vec<_>, Vec<_>) = change.objects.into_iter().partition(|o| o.kind == Kind::Route);
-        for object in others {
+        for mut object in others {
             let same = |o: &&mut Object| o.kind == object.kind && o.name == object.name;
             match merged.objects.iter_mut().find(same) {
-                Some(old) => *old = object,
+                Some(old) => {
+                    object.keep_tag(old);
+                    *old = object;
+                }
                 None => merged.objects.push(object),
             }
         }
         merged.replace_routes(routes);
         merged.forget_attachments();
         merged
+    }
+
+    /// Objects that `change` would take from another tag, with that tag.
+    pub fn tagged_otherwise<'d>(&'d self, change: &'d Draft, tag: &str) -> Vec<(&'d Object, &'d str)> {
+        let other = |o: &'d Object| {
+            let mut same = self.objects.iter().filter(|s| s.kind == o.kind && s.name == o.name && !s.name.is_empty());
+            let theirs = same.find(|s| !s.tag.is_empty() && s.tag != tag)?;
+            Some((o, theirs.tag.as_str()))
+        };
+        if tag.is_empty() { Vec::new() } else { change.objects.iter().filter_map(other).collect() }
+    }
+
+    /// Whether every object has the same tag in both.
+    pub fn same_tags(&self, other: &Draft) -> bool {
+        self.objects.iter().map(|o| &o.tag).eq(other.objects.iter().map(|o| &o.tag))
     }
 
     fn replace_routes(&mut self, routes: Vec<Object>) {
@@ -243,12 +275,15 @@ impl Draft {
             }
         }
         for file in files {
-            let block: Vec<Object> = routes.iter().filter(|r| r.file == file).cloned().collect();
+            let mut block: Vec<Object> = routes.iter().filter(|r| r.file == file).cloned().collect();
+            let names: Vec<String> = block.iter().map(|b| b.name.clone()).collect();
             let replaced = |o: &Object| {
-                o.kind == Kind::Route
-                    && (o.file == file || (!o.name.is_empty() && block.iter().any(|b| b.name == o.name)))
+                o.kind == Kind::Route && (o.file == file || (!o.name.is_empty() && names.contains(&o.name)))
             };
             let at = self.objects.iter().position(replaced).unwrap_or(self.objects.len());
+            if let Some(old) = self.objects.get(at) {
+                block.iter_mut().for_each(|o| o.keep_tag(old));
+            }
             self.objects.retain(|o| !replaced(o));
             self.objects.splice(at.min(self.objects.len())..at.min(self.objects.len()), block);
         }
@@ -359,6 +394,8 @@ struct StoredObject {
     file: String,
     value: Json,
     places: Vec<u32>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    tag: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -376,6 +413,7 @@ impl Draft {
             file: o.file.clone(),
             value: o.node.to_json(),
             places: o.node.places(),
+            tag: o.tag.clone(),
         };
         let stored =
             Stored { objects: self.objects.iter().map(stored).collect(), attachments: self.attachments.clone() };
@@ -389,6 +427,7 @@ impl Draft {
             name: o.name,
             file: o.file,
             node: Node::from_json(&o.value, &o.places),
+            tag: o.tag,
         };
         Ok(Draft { objects: stored.objects.into_iter().map(object).collect(), attachments: stored.attachments })
     }

@@ -10,12 +10,20 @@ use crate::read::{Fields, Keys, Reader};
 use crate::route::{Destination, destination};
 use crate::value;
 
+pub mod accept;
+pub mod tls;
+
+pub use accept::{Accept, ProxyHeader};
+pub use tls::{ClientCertificate, KeyPair, ServerTls, TlsVersion};
+pub(crate) use tls::{certificate, key_pair};
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     pub name: String,
     pub place: Place,
     pub address: SocketAddr,
     pub protocol: Protocol,
+    pub accept: Accept,
     pub access_log: Option<AccessLog>,
     /// Only nodes of these groups listen; empty = all nodes.
     pub groups: Vec<String>,
@@ -25,14 +33,28 @@ pub struct Listener {
 pub enum Protocol {
     Http(Http),
     /// Bytes to one destination.
-    Tcp {
-        to: Destination,
-        idle_timeout: Option<Duration>,
-    },
+    Tcp(Tcp),
     /// Routed by server name, never decrypted; the routes with `on` this listener say where to.
     TlsPassthrough {
         idle_timeout: Option<Duration>,
     },
+    /// Datagrams to one cluster.
+    Udp {
+        to: String,
+        idle_timeout: Option<Duration>,
+        /// Each datagram may go to another endpoint; else those of one client stay together.
+        per_packet: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tcp {
+    pub to: Destination,
+    /// Decrypted here.
+    pub tls: Option<ServerTls>,
+    pub idle_timeout: Option<Duration>,
+    /// Connects that are tried before the client is sent away.
+    pub attempts: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -49,40 +71,6 @@ pub struct Http {
     pub request_timeout: Option<Duration>,
     pub max_header_size: Option<u64>,
     pub websocket: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServerTls {
-    pub certificates: Vec<KeyPair>,
-    pub min_version: TlsVersion,
-    /// Clients must show a certificate of this authority.
-    pub client_ca: Option<String>,
-    pub client_certificate: ClientCertificate,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientCertificate {
-    Required,
-    Optional,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsVersion {
-    V1_2,
-    V1_3,
-}
-
-/// PEM texts.
-#[derive(Clone, PartialEq)]
-pub struct KeyPair {
-    pub certificate: String,
-    pub key: String,
-}
-
-impl std::fmt::Debug for KeyPair {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeyPair").field("certificate", &self.certificate.len()).finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -115,8 +103,16 @@ const KEYS: Keys = Keys {
         "websocket",
         "access_log",
         "groups",
+        "attempts",
+        "per_packet",
+        "proxy_protocol",
+        "original_dst",
+        "max_connections",
+        "connection_rate",
+        "max_age",
+        "max_requests",
     ],
-    not_yet: &["proxy_protocol", "max_connections", "trusted_proxies"],
+    not_yet: &["trusted_proxies"],
 };
 
 pub(crate) fn listener(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Listener> {
@@ -129,6 +125,7 @@ pub(crate) fn listener(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Li
             place,
             address,
             protocol,
+            accept: Accept::default(),
             access_log: None,
             groups: Vec::new(),
         });
@@ -144,9 +141,11 @@ pub(crate) fn listener(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Li
     let protocol = match kind? {
         "tcp" => tcp(r, &fields),
         "tls" => passthrough(r, &fields),
+        "udp" => udp(r, &fields),
         _ => http(r, &fields),
     };
-    Some(Listener { name: name.to_owned(), place, address: address?, protocol: protocol?, access_log, groups })
+    let accept = accept::accept(r, &fields);
+    Some(Listener { name: name.to_owned(), place, address: address?, protocol: protocol?, accept, access_log, groups })
 }
 
 fn address(r: &mut Reader<'_>, node: &Node) -> Option<SocketAddr> {
@@ -161,14 +160,7 @@ fn address(r: &mut Reader<'_>, node: &Node) -> Option<SocketAddr> {
 }
 
 fn protocol_name(r: &mut Reader<'_>, node: &Node) -> Option<&'static str> {
-    let choices = [("http", "http"), ("tcp", "tcp"), ("tls", "tls"), ("udp", "udp")];
-    match r.choice(node, &choices)? {
-        "udp" => {
-            r.wrong(node, Code::NotYet, "protocol `udp` is not implemented yet");
-            None
-        }
-        known => Some(known),
-    }
+    r.choice(node, &[("http", "http"), ("tcp", "tcp"), ("tls", "tls"), ("udp", "udp")])
 }
 
 /// Refuses keys that mean nothing for this protocol.
@@ -182,16 +174,39 @@ fn only(r: &mut Reader<'_>, fields: &Fields<'_>, protocol: &str, allowed: &[&str
     }
 }
 
+/// Keys of every protocol that has connections.
+const OF_CONNECTIONS: [&str; 9] = [
+    "address",
+    "protocol",
+    "idle_timeout",
+    "access_log",
+    "groups",
+    "proxy_protocol",
+    "original_dst",
+    "max_connections",
+    "connection_rate",
+];
+
 fn tcp(r: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Protocol> {
-    only(r, fields, "tcp", &["address", "protocol", "to", "idle_timeout", "access_log", "groups"]);
+    only(r, fields, "tcp", &[&OF_CONNECTIONS[..], &["to", "tls", "attempts", "max_age"]].concat());
     let idle_timeout = r.field(fields, "idle_timeout", Reader::duration);
+    let tls = r.field(fields, "tls", tls::server_tls);
+    let attempts = r.field(fields, "attempts", |r, n| r.number(n, 1..=100));
     let to = r.required(fields, "to", destination)?;
-    Some(Protocol::Tcp { to, idle_timeout })
+    Some(Protocol::Tcp(Tcp { to, tls, idle_timeout, attempts }))
 }
 
 fn passthrough(r: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Protocol> {
-    only(r, fields, "tls", &["address", "protocol", "idle_timeout", "access_log", "groups"]);
+    only(r, fields, "tls", &[&OF_CONNECTIONS[..], &["max_age"]].concat());
     Some(Protocol::TlsPassthrough { idle_timeout: r.field(fields, "idle_timeout", Reader::duration) })
+}
+
+fn udp(r: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Protocol> {
+    only(r, fields, "udp", &["address", "protocol", "to", "idle_timeout", "per_packet", "access_log", "groups"]);
+    let idle_timeout = r.field(fields, "idle_timeout", Reader::duration);
+    let per_packet = r.field(fields, "per_packet", Reader::truth).unwrap_or(false);
+    let to = r.required(fields, "to", |r, n| r.reference(n, Kind::Cluster))?;
+    Some(Protocol::Udp { to, idle_timeout, per_packet })
 }
 
 impl Default for Http {
@@ -216,11 +231,16 @@ fn http(r: &mut Reader<'_>, fields: &Fields<'_>) -> Option<Protocol> {
         r.at("to", |r| r.wrong(node, Code::Conflict, "an http listener takes no `to`"));
         r.hint("write a route: `routes: [{ on: <listener>, to: <cluster> }]`, or set `protocol: tcp`");
     }
+    for key in ["attempts", "per_packet"] {
+        if let Some(node) = fields.get(key) {
+            r.at(key, |r| r.wrong(node, Code::Conflict, format!("`{key}` means nothing with protocol http")));
+        }
+    }
     let mut http = Http::default();
     if let Some(node) = fields.get("protocols") {
         r.at("protocols", |r| protocols(r, node, &mut http));
     }
-    http.tls = r.field(fields, "tls", server_tls);
+    http.tls = r.field(fields, "tls", tls::server_tls);
     http.redirect_https = r.field(fields, "redirect", |r, n| r.choice(n, &[("https", true)])).unwrap_or(false);
     if let (true, Some(node)) = (http.redirect_https && http.tls.is_some(), fields.get("redirect")) {
         r.at("redirect", |r| r.wrong(node, Code::Conflict, "a listener with `tls` cannot redirect to https"));
@@ -259,60 +279,6 @@ fn protocols(r: &mut Reader<'_>, node: &Node, http: &mut Http) {
 pub(crate) fn policies(r: &mut Reader<'_>, fields: &Fields<'_>) -> Vec<String> {
     let read = |r: &mut Reader<'_>, n: &Node| Some(r.each(n, |r, n| r.reference(n, Kind::Policy)));
     r.field(fields, "policies", read).unwrap_or_default()
-}
-
-const TLS: Keys = Keys {
-    known: &["cert", "key", "certificates", "min_version", "client_ca", "client_certificate"],
-    not_yet: &["acme", "ocsp", "ciphers", "max_version", "session_tickets"],
-};
-
-fn server_tls(r: &mut Reader<'_>, node: &Node) -> Option<ServerTls> {
-    let fields = r.fields(node, TLS)?;
-    let mut certificates = Vec::new();
-    if fields.get("cert").is_some() || fields.get("key").is_some() {
-        certificates.extend(key_pair(r, &fields));
-    }
-    if let Some(list) = fields.get("certificates") {
-        const PAIR: Keys = Keys { known: &["cert", "key"], not_yet: &[] };
-        let pairs = r.at("certificates", |r| {
-            r.list(list, |r, n| {
-                let fields = r.fields(n, PAIR)?;
-                key_pair(r, &fields)
-            })
-        });
-        certificates.extend(pairs.unwrap_or_default());
-    } else if fields.get("cert").is_none() && fields.get("key").is_none() && fields.get("acme").is_none() {
-        r.wrong(node, Code::Shape, "`cert` and `key` are missing");
-    }
-    let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
-    let min_version = r.field(&fields, "min_version", |r, n| r.choice(n, &versions)).unwrap_or(TlsVersion::V1_2);
-    let client_ca = r.field(&fields, "client_ca", certificate);
-    let wanted = [("required", ClientCertificate::Required), ("optional", ClientCertificate::Optional)];
-    let client_certificate = r.field(&fields, "client_certificate", |r, n| r.choice(n, &wanted));
-    if let (Some(node), None) = (fields.get("client_certificate"), fields.get("client_ca")) {
-        r.at("client_certificate", |r| r.wrong(node, Code::Conflict, "needs `client_ca`"));
-    }
-    let client_certificate = client_certificate.unwrap_or(ClientCertificate::Required);
-    Some(ServerTls { certificates, min_version, client_ca, client_certificate })
-}
-
-pub(crate) fn key_pair(r: &mut Reader<'_>, fields: &Fields<'_>) -> Option<KeyPair> {
-    let certificate = r.required(fields, "cert", certificate);
-    let key = r.required(fields, "key", |r, n| pem(r, n, "PRIVATE KEY-----", "private key"));
-    Some(KeyPair { certificate: certificate?, key: key? })
-}
-
-pub(crate) fn certificate(r: &mut Reader<'_>, node: &Node) -> Option<String> {
-    pem(r, node, "-----BEGIN CERTIFICATE-----", "certificate")
-}
-
-fn pem(r: &mut Reader<'_>, node: &Node, marker: &str, what: &str) -> Option<String> {
-    let text = r.secret(node)?;
-    if !text.contains(marker) {
-        r.wrong(node, Code::Value, format!("holds no PEM {what}"));
-        return None;
-    }
-    Some(text)
 }
 
 fn access_log(r: &mut Reader<'_>, node: &Node) -> Option<AccessLog> {

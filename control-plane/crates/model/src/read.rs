@@ -196,6 +196,26 @@ impl<'a> Reader<'a> {
         Some(entries.iter().filter_map(|(k, n)| self.at(&k.text, |r| read(r, &k.text, n))).collect())
     }
 
+    /// `true` for all defaults, `false` for nothing, or a map.
+    pub fn switch<T>(
+        &mut self,
+        node: &Node,
+        default: impl FnOnce() -> T,
+        read: impl FnOnce(&mut Self, &Node) -> Option<T>,
+    ) -> Option<T> {
+        match node.value {
+            Value::Scalar { .. } => self.truth(node)?.then(default),
+            _ => read(self, node),
+        }
+    }
+
+    /// Refuses more than one of these keys.
+    pub fn at_most_one(&mut self, fields: &Fields<'_>, keys: &[&str]) {
+        if keys.iter().filter(|key| fields.get(key).is_some()).count() > 1 {
+            self.wrong(fields.node, Code::Conflict, format!("only one of {} is possible", keys.join(", ")));
+        }
+    }
+
     fn scalar<'n>(&mut self, node: &'n Node, expected: &str) -> Option<&'n str> {
         match &node.value {
             Value::Scalar { text, .. } => Some(text),
@@ -257,6 +277,16 @@ impl<'a> Reader<'a> {
     }
     pub fn percent(&mut self, node: &Node) -> Option<value::Percent> {
         self.parsed(node, "a percentage", value::percent)
+    }
+    /// A percentage that may be above 100%.
+    pub fn share(&mut self, node: &Node) -> Option<value::Percent> {
+        self.parsed(node, "a percentage", value::share)
+    }
+    pub fn decimal(&mut self, node: &Node, range: std::ops::RangeInclusive<f64>) -> Option<value::Decimal> {
+        self.parsed(node, "a number", |text| match value::decimal(text) {
+            Ok(number) if range.contains(&number.value()) => Ok(number),
+            _ => Err(format!("expected a number from {} to {}, found `{text}`", range.start(), range.end())),
+        })
     }
     pub fn rate(&mut self, node: &Node) -> Option<value::Rate> {
         self.parsed(node, "a rate", value::rate)

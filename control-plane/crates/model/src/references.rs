@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::check::Model;
+use crate::cluster::Discovery;
 use crate::draft::Kind;
 use crate::listener::Protocol;
 use crate::route::{Action, Destination};
@@ -20,12 +21,13 @@ pub fn references(model: &Model) -> Vec<Reference> {
     let mut add = |from: (Kind, &str), kind: Kind, to: &str| {
         out.push(Reference { from: (from.0, from.1.to_owned()), to: (kind, to.to_owned()) });
     };
-    let destination = |d: &Destination| d.0.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let destination = |d: &Destination| d.clusters().map(str::to_owned).collect::<Vec<_>>();
     for listener in &model.listeners {
         let from = (Kind::Listener, listener.name.as_str());
         match &listener.protocol {
             Protocol::Http(http) => http.policies.iter().for_each(|p| add(from, Kind::Policy, p)),
-            Protocol::Tcp { to, .. } => destination(to).iter().for_each(|c| add(from, Kind::Cluster, c)),
+            Protocol::Tcp(tcp) => destination(&tcp.to).iter().for_each(|c| add(from, Kind::Cluster, c)),
+            Protocol::Udp { to, .. } => add(from, Kind::Cluster, to),
             Protocol::TlsPassthrough { .. } => (),
         }
     }
@@ -45,6 +47,11 @@ pub fn references(model: &Model) -> Vec<Reference> {
         for version in &api.versions {
             version.policies.iter().for_each(|p| add(from, Kind::Policy, p));
             destination(&version.to).iter().for_each(|c| add(from, Kind::Cluster, c));
+        }
+    }
+    for cluster in &model.clusters {
+        if let Discovery::Failover(members) = &cluster.discovery {
+            members.iter().for_each(|m| add((Kind::Cluster, &cluster.name), Kind::Cluster, m));
         }
     }
     out.sort();

@@ -1,5 +1,6 @@
 //! Routes: which requests, where to, and what happens on the way.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::draft::Kind;
@@ -11,9 +12,11 @@ use crate::value::Percent;
 
 pub mod action;
 pub mod matching;
+pub mod retry;
 
 pub use action::{HeaderEdits, Redirect, Respond, Rewrite};
 pub use matching::{Host, Match, PathMatch, Pattern, TextMatch};
+pub use retry::Retry;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
@@ -43,8 +46,12 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub retry: Option<Retry>,
+    /// Another try is made beside the first one when `per_try_timeout` is over; the first answer counts.
+    pub hedge: bool,
     pub mirror: Vec<Mirror>,
     pub websocket: bool,
+    /// Counts against the clusters' `limits.high`.
+    pub high_priority: bool,
 }
 
 impl Forward {
@@ -55,27 +62,34 @@ impl Forward {
             timeout: None,
             idle_timeout: None,
             retry: None,
+            hedge: false,
             mirror: Vec::new(),
             websocket: true,
+            high_priority: false,
         }
     }
 }
 
 /// Clusters with weights; at least one, and not all of weight 0.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Destination(pub Vec<(String, u32)>);
+pub struct Destination(pub Vec<Target>);
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Retry {
-    /// Envoy's words: `connect-failure`, `5xx`, …; numbers are statuses.
-    pub on: Vec<String>,
-    pub statuses: Vec<u32>,
-    /// Tries after the first.
-    pub attempts: u32,
-    pub per_try_timeout: Option<Duration>,
-    /// At most this share of active requests may be retries; kept by the clusters the route leads to.
-    pub budget: Option<Percent>,
-    pub backoff: Option<(Duration, Option<Duration>)>,
+pub struct Target {
+    pub cluster: String,
+    pub weight: u32,
+    /// Only endpoints with these labels.
+    pub subset: BTreeMap<String, String>,
+}
+
+impl Destination {
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|target| target.cluster.as_str())
+    }
+
+    pub fn leads_to(&self, cluster: &str) -> bool {
+        self.clusters().any(|name| name == cluster)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -99,11 +113,13 @@ const KEYS: Keys = Keys {
         "timeout",
         "idle_timeout",
         "retry",
+        "hedge",
         "mirror",
+        "priority",
         "websocket",
         "policies",
     ],
-    not_yet: &["cache", "hedge", "static", "transform", "affinity", "priority"],
+    not_yet: &["cache", "static", "transform"],
 };
 
 pub(crate) fn route(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Route> {
@@ -125,7 +141,7 @@ pub(crate) fn route(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Route
         }
     };
     if actions[0].is_none() {
-        for key in ["rewrite", "timeout", "idle_timeout", "retry", "mirror", "websocket"] {
+        for key in ["rewrite", "timeout", "idle_timeout", "retry", "hedge", "mirror", "priority", "websocket"] {
             if let Some(node) = fields.get(key) {
                 r.at(key, |r| r.wrong(node, Code::Conflict, format!("`{key}` means nothing without `to`")));
             }
@@ -150,87 +166,62 @@ fn forward(r: &mut Reader<'_>, fields: &crate::read::Fields<'_>) -> Option<Actio
     let rewrite = r.field(fields, "rewrite", action::rewrite).unwrap_or_default();
     let timeout = r.field(fields, "timeout", Reader::duration);
     let idle_timeout = r.field(fields, "idle_timeout", Reader::duration);
-    let retry = r.field(fields, "retry", retry);
+    let retry = r.field(fields, "retry", retry::retry);
+    let hedge = r.field(fields, "hedge", Reader::truth).unwrap_or(false);
+    if let (true, Some(node)) = (hedge, fields.get("hedge"))
+        && retry.as_ref().is_none_or(|retry| retry.per_try_timeout.is_none())
+    {
+        r.at("hedge", |r| r.wrong(node, Code::Conflict, "needs `retry` with `per_try_timeout`: when that is over"));
+    }
     let mirror = r.field(fields, "mirror", |r, n| Some(r.each(n, mirror))).unwrap_or_default();
     let websocket = r.field(fields, "websocket", Reader::truth).unwrap_or(true);
-    Some(Action::Forward(Box::new(Forward { to: to?, rewrite, timeout, idle_timeout, retry, mirror, websocket })))
+    let priority = r.field(fields, "priority", |r, n| r.choice(n, &[("default", false), ("high", true)]));
+    let high_priority = priority.unwrap_or(false);
+    let to = to?;
+    Some(Action::Forward(Box::new(Forward {
+        to,
+        rewrite,
+        timeout,
+        idle_timeout,
+        retry,
+        hedge,
+        mirror,
+        websocket,
+        high_priority,
+    })))
 }
 
-/// `app`, or `{ blue: 90, green: 10 }`.
+/// `app`, `{ blue: 90, green: 10 }`, or a list of `{ cluster, weight, subset }`.
 pub(crate) fn destination(r: &mut Reader<'_>, node: &Node) -> Option<Destination> {
-    if let Value::Map(_) = node.value {
-        let weights = r.entries(node, |r, name, n| {
-            let weight = r.number(n, 0..=1_000_000);
-            r.defined(n, Kind::Cluster, name).then_some((name.to_owned(), weight?))
-        })?;
-        if weights.iter().all(|(_, w)| *w == 0) {
-            if !weights.is_empty() || matches!(&node.value, Value::Map(e) if e.is_empty()) {
-                r.wrong(node, Code::Value, "the weights add up to nothing");
-            }
-            return None;
+    let plain = |cluster, weight| Target { cluster, weight, subset: BTreeMap::new() };
+    let targets = match &node.value {
+        Value::Map(entries)
+            if entries.iter().any(|(k, _)| k.text == "cluster") && !r.names.has(Kind::Cluster, "cluster") =>
+        {
+            return Some(Destination(vec![target(r, node)?]));
         }
-        return Some(Destination(weights));
+        Value::Map(_) => r.entries(node, |r, name, n| {
+            let weight = r.number(n, 0..=1_000_000);
+            r.defined(n, Kind::Cluster, name).then_some(plain(name.to_owned(), weight?))
+        })?,
+        Value::List(_) => r.list(node, target)?,
+        _ => return Some(Destination(vec![plain(r.reference(node, Kind::Cluster)?, 1)])),
+    };
+    if targets.iter().all(|t| t.weight == 0) {
+        if !targets.is_empty() || matches!(&node.value, Value::Map(e) if e.is_empty()) {
+            r.wrong(node, Code::Value, "the weights add up to nothing");
+        }
+        return None;
     }
-    Some(Destination(vec![(r.reference(node, Kind::Cluster)?, 1)]))
+    Some(Destination(targets))
 }
 
-const RETRY_WORDS: &[&str] = &[
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "refused-stream",
-    "retriable-4xx",
-    "http3-post-connect-failure",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
-
-pub(crate) fn retry(r: &mut Reader<'_>, node: &Node) -> Option<Retry> {
-    const RETRY: Keys = Keys {
-        known: &["on", "attempts", "per_try_timeout", "budget", "backoff"],
-        not_yet: &["per_try_idle_timeout", "avoid_previous_host"],
-    };
-    let fields = r.fields(node, RETRY)?;
-    let mut statuses = Vec::new();
-    let on = r.required(&fields, "on", |r, n| {
-        Some(r.each(n, |r, n| {
-            let word = r.word(n)?;
-            if let Ok(status) = word.parse::<u32>() {
-                if !(100..=599).contains(&status) {
-                    r.wrong(n, Code::Value, format!("`{word}` is not a status"));
-                }
-                statuses.push(status);
-                return None;
-            }
-            if !RETRY_WORDS.contains(&word.as_str()) {
-                r.wrong(n, Code::Value, format!("`{word}` is not a reason to retry"));
-                r.hint(match crate::problem::closest(&word, RETRY_WORDS.iter().copied()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("use a status, or one of {}", RETRY_WORDS.join(", ")),
-                });
-                return None;
-            }
-            Some(word)
-        }))
-    })?;
-    let attempts = r.field(&fields, "attempts", |r, n| r.number(n, 1..=100)).unwrap_or(1);
-    let per_try_timeout = r.field(&fields, "per_try_timeout", Reader::duration);
-    let budget = r.field(&fields, "budget", Reader::percent);
-    let backoff = r.field(&fields, "backoff", |r, n| {
-        const BACKOFF: Keys = Keys { known: &["base", "max"], not_yet: &[] };
-        if let Value::Scalar { .. } = n.value {
-            return Some((r.duration(n)?, None));
-        }
-        let fields = r.fields(n, BACKOFF)?;
-        let max = r.field(&fields, "max", Reader::duration);
-        Some((r.required(&fields, "base", Reader::duration)?, max))
-    });
-    Some(Retry { on, statuses, attempts, per_try_timeout, budget, backoff })
+fn target(r: &mut Reader<'_>, node: &Node) -> Option<Target> {
+    const KEYS: Keys = Keys { known: &["cluster", "weight", "subset"], not_yet: &[] };
+    let fields = r.fields(node, KEYS)?;
+    let weight = r.field(&fields, "weight", |r, n| r.number(n, 0..=1_000_000)).unwrap_or(1);
+    let subset = r.field(&fields, "subset", crate::cluster::endpoints::labels).unwrap_or_default();
+    Some(Target { cluster: r.required(&fields, "cluster", |r, n| r.reference(n, Kind::Cluster))?, weight, subset })
 }
 
 fn mirror(r: &mut Reader<'_>, node: &Node) -> Option<Mirror> {

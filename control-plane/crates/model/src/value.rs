@@ -76,6 +76,36 @@ pub fn percent(text: &str) -> Result<Percent, String> {
     Ok(Percent((number * 100.0).round() as u32))
 }
 
+/// `125%`: a share that may be more than the whole; in hundredths of a percent, at most ten times the whole.
+pub fn share(text: &str) -> Result<Percent, String> {
+    let wrong = || format!("`{text}` is not a percentage from 0% to 1000%: write 125%");
+    let number: f64 = text.strip_suffix('%').ok_or_else(wrong)?.trim().parse().map_err(|_| wrong())?;
+    if !(0.0..=1000.0).contains(&number) {
+        return Err(wrong());
+    }
+    Ok(Percent((number * 100.0).round() as u32))
+}
+
+/// In thousandths, so that `1.9` is exact and comparable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decimal(pub u32);
+
+impl Decimal {
+    pub fn value(self) -> f64 {
+        f64::from(self.0) / 1000.0
+    }
+}
+
+/// `1`, `1.5`; at most a million, three places.
+pub fn decimal(text: &str) -> Result<Decimal, String> {
+    let wrong = || format!("`{text}` is not a number like 1.5");
+    let number: f64 = text.parse().map_err(|_| wrong())?;
+    if !(0.0..=1e6).contains(&number) {
+        return Err(wrong());
+    }
+    Ok(Decimal((number * 1000.0).round() as u32))
+}
+
 /// So many in so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -238,6 +268,10 @@ mod tests {
         assert!(rate("0/s").is_err());
         assert_eq!(percent("0.25%"), Ok(Percent(25)));
         assert!(percent("101%").is_err() && percent("50").is_err() && percent("NaN%").is_err());
+        assert_eq!(share("125%"), Ok(Percent(12_500)));
+        assert!(share("1001%").is_err() && share("x%").is_err());
+        assert_eq!(decimal("1.9"), Ok(Decimal(1900)));
+        assert!(decimal("-1").is_err() && decimal("NaN").is_err() && decimal("1e9").is_err());
     }
 
     #[test]

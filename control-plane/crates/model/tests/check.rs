@@ -68,10 +68,9 @@ fn what_is_not_implemented_is_refused_by_name() {
         check(rest, &[says]);
     }
     for (text, says) in [
-        ("listeners: { d: { address: ':53', protocol: udp, to: x } }", "protocol `udp` is not implemented yet"),
         ("listeners: { d: { address: ':443', protocols: [h1, h3] } }", "protocol `h3` is not implemented yet"),
         ("listeners: { d: { address: ':443', tls: { acme: { domains: [x] } } } }", "`acme` is not implemented yet"),
-        ("clusters: { c: { dns: 'a:1', balance: peak_ewma } }", "not implemented yet"),
+        ("clusters: { c: { srv: _http._tcp.a } }", "`srv` is not implemented yet"),
     ] {
         let found = problems(text);
         assert!(found.iter().any(|p| p.contains(says)), "{found:#?}");
@@ -83,7 +82,14 @@ fn contradictions_are_found() {
     for (rest, says) in [
         ("routes: [{ to: app, redirect: https }]", "only one of `to`, `redirect`, `respond`"),
         ("routes: [{ respond: 404, timeout: 5s }]", "`timeout` means nothing without `to`"),
-        ("routes: [{ to: app, match: { sni: a.b } }]", "`match.sni` needs `on` with a listener of protocol tls"),
+        ("routes: [{ to: app, match: { sni: a.b } }]", "need `on` with listeners of protocol tls, or with `tls`"),
+        (
+            "routes: [{ on: web, to: app, match: { alpn: h2 } }]",
+            "need `on` with listeners of protocol tls, or with `tls`",
+        ),
+        ("routes: [{ to: app, hedge: true }]", "needs `retry` with `per_try_timeout`"),
+        ("routes: [{ to: app, retry: { on: 5xx, backoff: { max: 1s } } }]", "needs `base`"),
+        ("routes: [{ to: { cluster: app, subset: { v: '1' } } }]", "cluster `app` has no subsets by v"),
         ("routes: [{ to: app, match: { host: a, hosts: [b] } }]", "write either `host` or `hosts`"),
         ("routes: [{ to: { app: 0 } }]", "the weights add up to nothing"),
         ("routes: [{ name: a, to: app }, { name: a, to: app }]", "route `a` is defined twice"),
@@ -105,6 +111,49 @@ fn contradictions_are_found() {
     ] {
         check(rest, &[says]);
     }
+    for (cluster, says) in [
+        ("{ endpoints: ['1.1.1.1:1'], failover: [app] }", "write only one of endpoints, dns, failover"),
+        ("{ failover: [c] }", "leads back to this cluster"),
+        ("{ failover: [app], balance: random }", "`balance` means nothing with `failover`"),
+        (
+            "{ forward_proxy: true, health: { tcp: true } }",
+            "`health` means nothing with endpoints that only requests name",
+        ),
+        ("{ dns: { names: ['a:1', 'b:1'], mode: logical } }", "`mode: logical` takes one name"),
+        ("{ endpoints: [{ address: '1.1.1.1:1', backup: true, priority: 2 }] }", "only one of priority, backup"),
+        (
+            "{ endpoints: ['1.1.1.1:1'], balance: random, slow_start: 30s }",
+            "works with round_robin and least_request only",
+        ),
+        (
+            "{ endpoints: ['1.1.1.1:1'], balance: { least_request: { choices: 3, full_scan: true } } }",
+            "means nothing with `full_scan`",
+        ),
+        ("{ endpoints: ['1.1.1.1:1'], balance: { maglev: { ttl: 1h, header: x } } }", "`ttl` belongs to `cookie`"),
+        ("{ endpoints: ['1.1.1.1:1'], balance: { ring_hash: { header: x, max_load: 90% } } }", "must be 100% or more"),
+        ("{ endpoints: ['1.1.1.1:1'], sticky: { strict: true } }", "exactly one of cookie, header is needed"),
+        ("{ endpoints: ['1.1.1.1:1'], zones: { a: 1 }, zone_aware: true }", "only one of zones, zone_aware"),
+        ("{ endpoints: ['1.1.1.1:1'], limits: { retries: 3, budget: 20% } }", "only one of retries, budget"),
+        ("{ endpoints: ['1.1.1.1:1'], max_requests: 1, limits: { requests_per_connection: 2 } }", "is the same as"),
+        ("{ endpoints: ['1.1.1.1:1'], health: { tcp: true, host: a } }", "`host` belongs to `http`"),
+        ("{ endpoints: ['1.1.1.1:1'], health: { http: { path: /x }, host: a } }", "belongs into the map of `http`"),
+        ("{ endpoints: ['1.1.1.1:1'], health: { http: /x, statuses: 700 } }", "is not a status or a range of them"),
+        ("{ endpoints: ['1.1.1.1:1'], health: { tcp: { send: 'hex:0' } } }", "is not pairs of hexadecimal digits"),
+        ("{ endpoints: ['1.1.1.1:1'], proxy_protocol: { version: v1, pass_tlvs: true } }", "only v2 has TLVs"),
+    ] {
+        check(&format!("  c: {cluster}\n"), &[says]);
+    }
+    let two = "  a: { endpoints: ['1.1.1.1:1'], sticky: { cookie: x } }\n  b: { endpoints: ['1.1.1.1:1'], sticky: { cookie: y } }\n\
+               routes: [{ to: { a: 1, b: 1 } }]\n";
+    check(two, &["`a` and `b` are sticky in different ways"]);
+    let udp = problems(
+        "listeners: { a: { address: ':53', protocol: udp, to: c, proxy_protocol: true } }\nclusters: { c: '1.1.1.1:1' }",
+    );
+    assert!(udp[0].contains("`proxy_protocol` means nothing with protocol udp"), "{udp:?}");
+    let both = problems(
+        "listeners: { a: { address: ':53', protocol: udp, to: c }, b: { address: ':53', protocol: tcp, to: c } }\nclusters: { c: '1.1.1.1:1' }",
+    );
+    assert!(both.is_empty(), "a port of UDP is not one of TCP: {both:?}");
     let twice = problems("listeners: { a: ':80', b: ':80' }");
     assert!(twice[0].contains("listens on 0.0.0.0:80, and so does listener `a`"), "{twice:?}");
     let tcp = problems("listeners: { a: { address: ':80', protocol: tcp } }");
@@ -134,6 +183,25 @@ fn secrets_come_from_attachments() {
         ("${KEY}".into(), "-----BEGIN PRIVATE KEY-----\n".into()),
     ]);
     assert!(check_files(&[source], given).is_ok());
+}
+
+/// Every example of docs/configuration.md, as it stands there.
+#[test]
+fn every_example_of_the_documentation_is_right() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/configuration.md"));
+    let page = page.expect("the page");
+    let examples: Vec<&str> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 6, "the examples are gone");
+    for text in examples {
+        let source = Source { file: "docs".into(), text: text.to_owned() };
+        let pem = |r: String| {
+            let kind = if r.contains("key") { "PRIVATE KEY" } else { "CERTIFICATE" };
+            (r, format!("-----BEGIN {kind}-----\n"))
+        };
+        let attachments = cp_model::secret_references(std::slice::from_ref(&source)).into_iter().map(pem).collect();
+        let found = check_files(&[source], attachments);
+        assert!(found.is_ok(), "{found:#?}\n{text}");
+    }
 }
 
 #[test]

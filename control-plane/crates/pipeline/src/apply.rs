@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cp_model::references::references;
-use cp_model::{Attachments, Checked, Draft, Kind, Problem, Problems, Source};
+use cp_model::{Attachments, Checked, Code, Draft, Kind, Problem, Problems, Source};
 use cp_store::{Header, NewRevision, Revision, Store, StoreError};
 use cp_translate::Resource;
 use proto::Any;
@@ -22,9 +22,21 @@ pub struct Author(pub String);
 /// What is to be different.
 #[derive(Debug, Clone)]
 pub enum Change {
-    Apply { sources: Vec<Source>, resources: Vec<Any>, attachments: Attachments, prune: bool },
-    Delete { objects: Vec<(Kind, String)>, allow_missing: bool },
-    Rollback { id: u64 },
+    Apply {
+        sources: Vec<Source>,
+        resources: Vec<Any>,
+        attachments: Attachments,
+        prune: bool,
+        /// What the objects belong to; empty for nothing in particular.
+        tag: String,
+    },
+    Delete {
+        objects: Vec<(Kind, String)>,
+        allow_missing: bool,
+    },
+    Rollback {
+        id: u64,
+    },
 }
 
 #[derive(Debug, Clone, Default)]
@@ -57,6 +69,15 @@ pub enum Refused {
     /// Who still refers to what was to be removed.
     #[error("still referenced by {}", list(.0))]
     Referenced(Vec<(Kind, String)>),
+    /// The cluster is not there, or its endpoints are not ours to say.
+    #[error("cluster `{0}` has no endpoints that the control plane brings: those of DNS follow DNS")]
+    NoEndpoints(String),
+    #[error("cluster `{cluster}` has no endpoint {address}; it has {}", .known.join(", "))]
+    NoEndpoint { cluster: String, address: String, known: Vec<String> },
+    #[error("{address} of cluster `{cluster}` is not drained")]
+    NotDrained { cluster: String, address: String },
+    #[error("{0} endpoints are drained, which is the most")]
+    TooManyDrained(usize),
     #[error("revision {id} cannot be read: {reason}")]
     Unreadable { id: u64, reason: String },
     #[error(transparent)]
@@ -104,7 +125,8 @@ impl Pipeline {
             let (new, rollback_of) = self.onto(&old, &change).await?; //      what is asked for
             let compiled = compile(&new, &self.groups)?; //                   checked, translated, read back
             let changes = changes(&old, &new);
-            if options.validate_only || (changes.is_empty() && old.attachments == new.attachments) {
+            let same = changes.is_empty() && old.attachments == new.attachments && old.same_tags(&new);
+            if options.validate_only || same {
                 let revision = base.map(|b| b.header.clone());
                 return Ok(Applied { revision, changes, warnings: compiled.checked.warnings });
             }
@@ -133,10 +155,16 @@ impl Pipeline {
     /// The change laid over a draft, and the revision it brings back.
     pub(crate) async fn onto(&self, old: &Draft, change: &Change) -> Result<(Draft, u64), Refused> {
         match change {
-            Change::Apply { sources, resources, attachments, prune } => {
+            Change::Apply { sources, resources, attachments, prune, tag } => {
                 let mut problems = Problems::default();
                 let change = Draft::read(sources, resources, attachments.clone(), &mut problems);
-                let mut new = old.with(change, *prune);
+                for (object, theirs) in old.tagged_otherwise(&change, tag) {
+                    let field = format!("{}.{}", object.kind.section(), object.name);
+                    let message = format!("belongs to the tag `{theirs}`, not to `{tag}`");
+                    problems.push(&object.place(), field, Code::Conflict, message);
+                    problems.hint("delete it there first, or give it another name");
+                }
+                let mut new = old.with(change, *prune, tag);
                 if !problems.errors.is_empty() {
                     // What could be read is checked all the same, so that one run reports everything.
                     let mut all = problems.errors;
@@ -216,7 +244,7 @@ pub(crate) fn draft_of(revision: Option<&Revision>) -> Result<Draft, Refused> {
 }
 
 /// Milliseconds since 1970.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

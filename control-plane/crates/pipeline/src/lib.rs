@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod change;
+pub mod drain;
 pub mod groups;
 pub mod publish;
 pub mod query;
@@ -11,10 +12,12 @@ pub mod read_back;
 
 pub use apply::{Applied, Author, Change, Options, Pipeline, Refused};
 pub use change::{Action, ObjectChange};
+pub use drain::{Drained, Drains};
 pub use groups::{Groups, Selector};
 pub use publish::follow;
 pub use query::State;
 
 // What callers of this crate see of the crates below it.
+pub use cp_model::value::duration;
 pub use cp_store::{Header, StoreError};
 pub use cp_xds::{Publisher, ResourceKind, Version};

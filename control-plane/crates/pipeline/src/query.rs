@@ -52,6 +52,13 @@ impl Pipeline {
         Ok((old, changes))
     }
 
+    /// The Envoy resources of a draft for proxies, as they are published.
+    pub fn resources(&self, draft: &Draft) -> Result<Vec<proto::Any>, Refused> {
+        let compiled: Compiled = compile(draft, &self.groups)?;
+        let proxies = compiled.resources.into_iter().filter(|r| r.audience != cp_translate::Audience::Grpc);
+        Ok(proxies.map(|r| r.any).collect())
+    }
+
     /// The Envoy resources of a draft, as JSON.
     pub fn wire(&self, draft: &Draft, secrets: Secrets) -> Result<Vec<(String, Value)>, Refused> {
         let compiled: Compiled = compile(draft, &self.groups)?;

@@ -31,7 +31,7 @@ fn set(text: &str) -> Change {
 
 fn apply(file: &str, text: &str, prune: bool) -> Change {
     let sources = vec![Source { file: file.into(), text: text.into() }];
-    Change::Apply { sources, resources: vec![], attachments: Attachments::new(), prune }
+    Change::Apply { sources, resources: vec![], attachments: Attachments::new(), prune, tag: String::new() }
 }
 
 impl Bench {

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::watch;
 
-use crate::{Answer, Header, NewRevision, Revision, Store, StoreError};
+use crate::{Answer, Beside, Header, NewRevision, Revision, Store, StoreError};
 
 const HEADERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("headers");
 const CONTENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("contents");
+/// One row, under 0: version and content.
+const BESIDE: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("beside");
 
 pub struct Embedded {
     inner: Arc<Inner>,
@@ -19,6 +21,7 @@ struct Inner {
     database: Database,
     /// Held during a commit, so that the ids seen by `watch` only grow.
     newest: watch::Sender<u64>,
+    beside: watch::Sender<u64>,
     commit: Mutex<()>,
 }
 
@@ -36,14 +39,21 @@ impl Embedded {
         })?;
         let open = |e: &dyn std::fmt::Display| StoreError::Open { path: shown.clone(), reason: e.to_string() };
         let write = database.begin_write().map_err(|e| open(&e))?;
-        let newest = {
+        let (newest, beside) = {
+            let beside = write.open_table(BESIDE).map_err(|e| open(&e))?;
+            let version = beside.get(0).map_err(|e| open(&e))?.map_or(0, |row| row.value().0);
             let headers = write.open_table(HEADERS).map_err(|e| open(&e))?;
             write.open_table(CONTENTS).map_err(|e| open(&e))?;
             let last = headers.last().map_err(|e| open(&e))?;
-            last.map_or(0, |(id, _)| id.value())
+            (last.map_or(0, |(id, _)| id.value()), version)
         };
         write.commit().map_err(|e| open(&e))?;
-        let inner = Inner { database, newest: watch::Sender::new(newest), commit: Mutex::new(()) };
+        let inner = Inner {
+            database,
+            newest: watch::Sender::new(newest),
+            beside: watch::Sender::new(beside),
+            commit: Mutex::new(()),
+        };
         Ok(Embedded { inner: Arc::new(inner) })
     }
 
@@ -100,6 +110,29 @@ impl Inner {
         Ok(Arc::new(Revision { header, content: new.content }))
     }
 
+    fn beside(&self) -> Result<Beside, StoreError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(BESIDE).map_err(failed)?;
+        let Some(row) = table.get(0).map_err(failed)? else { return Ok(Beside::default()) };
+        let (version, content) = row.value();
+        Ok(Beside { version, content: content.to_vec() })
+    }
+
+    fn put_beside(&self, base: u64, content: &[u8]) -> Result<u64, StoreError> {
+        let guard = self.commit.lock().map_err(failed)?;
+        let head = *self.beside.borrow();
+        if head != base {
+            return Err(StoreError::Conflict { base, head });
+        }
+        let mut write = self.database.begin_write().map_err(failed)?;
+        write.set_durability(Durability::Immediate).map_err(failed)?;
+        write.open_table(BESIDE).map_err(failed)?.insert(0, (head + 1, content)).map_err(failed)?;
+        write.commit().map_err(failed)?;
+        self.beside.send_replace(head + 1);
+        drop(guard);
+        Ok(head + 1)
+    }
+
     fn headers(&self, before: u64, limit: usize) -> Result<Vec<Header>, StoreError> {
         let end = if before == 0 { u64::MAX } else { before };
         let read = self.database.begin_read().map_err(failed)?;
@@ -139,5 +172,17 @@ impl Store for Embedded {
 
     fn watch(&self) -> watch::Receiver<u64> {
         self.inner.newest.subscribe()
+    }
+
+    fn beside(&self) -> Answer<'_, Beside> {
+        self.run(Inner::beside)
+    }
+
+    fn put_beside(&self, base: u64, content: Vec<u8>) -> Answer<'_, u64> {
+        self.run(move |inner| inner.put_beside(base, &content))
+    }
+
+    fn watch_beside(&self) -> watch::Receiver<u64> {
+        self.inner.beside.subscribe()
     }
 }

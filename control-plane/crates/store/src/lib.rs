@@ -1,5 +1,6 @@
 //! Revisions of the configuration: append-only, durable before they are acknowledged, compare-and-set on the newest.
 //!
+//! Beside them one document of what operators did to the running fleet, which no revision changes.
 //! Content is opaque bytes here. Never translates, never publishes.
 
 use std::future::Future;
@@ -47,6 +48,14 @@ pub struct NewRevision {
     pub content: Vec<u8>,
 }
 
+/// What holds whatever the newest revision is: one document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Counts up with every change; 0 = nothing was ever put.
+    pub version: u64,
+    pub content: Vec<u8>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("revision {head} is the newest, not {base}")]
@@ -77,4 +86,13 @@ pub trait Store: Send + Sync {
 
     /// The id of the newest revision, now and whenever it changes.
     fn watch(&self) -> watch::Receiver<u64>;
+
+    /// The document beside the revisions.
+    fn beside(&self) -> Answer<'_, Beside>;
+
+    /// Replaces it, if `base` is its version. Durable when it answers the new version.
+    fn put_beside(&self, base: u64, content: Vec<u8>) -> Answer<'_, u64>;
+
+    /// Its version, now and whenever it changes.
+    fn watch_beside(&self) -> watch::Receiver<u64>;
 }

@@ -63,10 +63,27 @@ async fn contract<S: Store + 'static, F: Future<Output = S>>(open: impl Fn() -> 
     }
     assert_eq!(won, 1);
 
+    beside(&*store).await;
     drop(store);
     let again = open().await;
+    let kept = again.beside().await.expect("reads");
+    assert_eq!((kept.version, kept.content.as_slice(), *again.watch_beside().borrow()), (2, &b"y"[..], 2));
     assert_eq!(*again.watch().borrow(), 4);
     assert_eq!(again.get(2).await.expect("reads").expect("kept").content, b"b");
+}
+
+/// The document beside the revisions: compare and set, and no revision touches it.
+async fn beside<S: Store>(store: &S) {
+    let mut watch = store.watch_beside();
+    assert_eq!(*watch.borrow_and_update(), 0);
+    assert_eq!(store.beside().await.expect("reads"), cp_store::Beside::default());
+    assert_eq!(store.put_beside(0, b"x".to_vec()).await.expect("puts"), 1);
+    assert_eq!(*watch.borrow_and_update(), 1);
+    assert!(matches!(store.put_beside(0, b"z".to_vec()).await, Err(StoreError::Conflict { base: 0, head: 1 })));
+    assert!(!watch.has_changed().expect("open"), "a refused one is not seen");
+    let head = store.head().await.expect("reads").expect("is there").header.id;
+    store.put_beside(1, b"y".to_vec()).await.expect("puts");
+    assert_eq!(store.head().await.expect("reads").expect("is there").header.id, head, "no revision is made");
 }
 
 fn embedded(folder: &Path) -> Embedded {

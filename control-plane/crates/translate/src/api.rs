@@ -98,7 +98,8 @@ fn push(
     let mut value = json!({ "name": name, "match": route_match, "route": action });
     let mut down = version.response_headers.clone();
     down.set.extend(lifecycle(version));
-    let effective = maker.effective(api.policies.iter().chain(&version.policies));
+    let mut effective = maker.effective(api.policies.iter().chain(&version.policies));
+    maker.affinity(&version.to, &mut effective);
     maker.dress(&mut value, &effective, &version.request_headers, &down);
     out.push(Entry { hosts: api.matching.hosts.clone(), value });
 }

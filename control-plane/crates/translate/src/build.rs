@@ -64,6 +64,11 @@ pub(crate) fn fraction(percent: Percent) -> Value {
     }
 }
 
+/// `envoy.type.v3.Percent`.
+pub(crate) fn percent(percent: Percent) -> Value {
+    json!({ "value": f64::from(percent.0) / 100.0 })
+}
+
 /// Always, unless the operator of a stock Envoy changes its runtime.
 pub(crate) fn always() -> Value {
     json!({ "default_value": { "numerator": 100, "denominator": "HUNDRED" } })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use cp_model::cluster::{ForwardProxy, Sticky};
 use cp_model::policy::{Compress, Cors, Fault, Policy, RateLimit, Require};
 use cp_model::route::HeaderEdits;
 use cp_model::value::Network;
@@ -15,6 +16,7 @@ mod cors;
 mod fault;
 mod rate_limit;
 mod rbac;
+mod sticky;
 
 /// What several policies amount to. Addresses, conditions and headers add up; of the rest, the last word counts.
 #[derive(Default)]
@@ -27,6 +29,8 @@ pub(crate) struct Effective<'p> {
     pub(crate) compress: Option<(&'p str, &'p Compress)>,
     pub(crate) fault: Option<&'p Fault>,
     pub(crate) body_limit: Option<u32>,
+    /// Asked for by the clusters the route leads to.
+    pub(crate) sticky: Option<&'p Sticky>,
     pub(crate) request_headers: HeaderEdits,
     pub(crate) response_headers: HeaderEdits,
 }
@@ -52,6 +56,8 @@ impl<'p> Effective<'p> {
     }
 }
 
+const FORWARD_PROXY: &str = "envoy.filters.http.dynamic_forward_proxy";
+
 /// The filters of a listener, in the order a request meets them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Filter {
@@ -61,6 +67,9 @@ pub(crate) enum Filter {
     Fault,
     Buffer,
     Compress(compress::Compressor),
+    Sticky,
+    /// With the cache of names of the forward proxies.
+    ForwardProxy(String),
 }
 
 impl Filter {
@@ -71,6 +80,8 @@ impl Filter {
             Filter::RateLimit => rate_limit::NAME,
             Filter::Fault => fault::NAME,
             Filter::Buffer => body_limit::NAME,
+            Filter::Sticky => sticky::NAME,
+            Filter::ForwardProxy(_) => FORWARD_PROXY,
             Filter::Compress(compressor) => return compressor.name(),
         };
         name.to_owned()
@@ -85,6 +96,15 @@ impl Filter {
             Filter::Fault => fault::idle(),
             Filter::Buffer => body_limit::idle(),
             Filter::Compress(compressor) => compressor.idle(),
+            Filter::Sticky => sticky::idle(),
+            Filter::ForwardProxy(cache) => {
+                let cache: Value = serde_json::from_str(cache).unwrap_or_default();
+                idle(
+                    FORWARD_PROXY,
+                    "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",
+                    json!({ "dns_cache_config": cache }),
+                )
+            }
         }
     }
 }
@@ -120,7 +140,15 @@ impl Filters {
                 add(Filter::Compress(compressor), compress::per_route());
             }
         }
+        if let Some(sticky) = effective.sticky {
+            add(Filter::Sticky, sticky::per_route(sticky));
+        }
         out
+    }
+
+    /// Does something only for requests that go to such a cluster, so that it needs no switch.
+    pub(crate) fn forward_proxy(&mut self, config: &ForwardProxy) {
+        self.0.insert(Filter::ForwardProxy(crate::cluster::dns_cache(config).to_string()));
     }
 
     pub(crate) fn chain(&self) -> Vec<Value> {

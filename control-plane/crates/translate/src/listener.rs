@@ -2,13 +2,16 @@
 
 use cp_model::Model;
 use cp_model::listener::{ClientCertificate, Http, Listener, Protocol, ServerTls, TlsVersion};
-use cp_model::route::{Action, Destination, Host};
 use serde_json::{Value, json};
 
 use crate::access_log::access_logs;
 use crate::build::{ads, duration, extension, set, set_list, socket, typed};
 use crate::http_filters::Filters;
-use crate::{Audience, Origin, Out, TranslateError, cluster, route, secret};
+use crate::{Audience, Origin, Out, TranslateError, route, secret};
+
+mod accept;
+mod connections;
+mod udp;
 
 const LISTENER: &str = "envoy.config.listener.v3.Listener";
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -22,7 +25,7 @@ pub(crate) fn listener(
     out: &mut Out,
 ) -> Result<(), TranslateError> {
     let mut body = json!({ "name": listener.name, "address": socket(listener.address) });
-    let chains = match &listener.protocol {
+    let mut chains = match &listener.protocol {
         Protocol::Http(http) => {
             let (routes, filters) = route::configuration(model, listener, http);
             out.write(origin, &listener.name, &routes)?;
@@ -30,25 +33,48 @@ pub(crate) fn listener(
             out.write_for(Audience::Grpc, origin, &listener.name, &api)?;
             let mut chain = json!({ "filters": [connection_manager(listener, http, &filters)] });
             if let Some(tls) = &http.tls {
-                chain["transport_socket"] = server_tls(listener, http, tls, origin, out)?;
-                chain["transport_socket_connect_timeout"] = "10s".into();
+                decrypt(&mut chain, server_tls(listener, alpn(http), tls, origin, out)?);
+            }
+            connections::chains(model, listener, http.idle_timeout, Some(chain))
+        }
+        Protocol::Tcp(tcp) => {
+            let proxy = connections::tcp_proxy(model, listener, &tcp.to, tcp.idle_timeout);
+            let mut chain = json!({ "filters": [proxy] });
+            if let Some(tls) = &tcp.tls {
+                decrypt(&mut chain, server_tls(listener, Vec::new(), tls, origin, out)?);
             }
             vec![chain]
         }
-        Protocol::Tcp { to, idle_timeout } => {
-            vec![json!({ "filters": [tcp_proxy(model, listener, to, *idle_timeout)] })]
-        }
-        Protocol::TlsPassthrough { idle_timeout } => {
-            body["listener_filters"] = json!([extension(
-                "envoy.filters.listener.tls_inspector",
-                "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
-                json!({})
-            )]);
-            passthrough(model, listener, *idle_timeout)
+        Protocol::TlsPassthrough { idle_timeout } => connections::chains(model, listener, *idle_timeout, None),
+        Protocol::Udp { to, idle_timeout, per_packet } => {
+            body["address"]["socket_address"]["protocol"] = "UDP".into();
+            body["udp_listener_config"] = json!({});
+            body["listener_filters"] = json!([udp::proxy(model, listener, to, *idle_timeout, *per_packet)]);
+            Vec::new()
         }
     };
+    let inspects = matches!(listener.protocol, Protocol::TlsPassthrough { .. })
+        || chains.iter().any(|chain| chain.get("filter_chain_match").is_some());
+    if !matches!(listener.protocol, Protocol::Udp { .. }) {
+        set_list(&mut body, "listener_filters", accept::listener_filters(listener, inspects));
+    }
+    let before = accept::network_filters(listener);
+    for chain in &mut chains {
+        if let Some(filters) = chain["filters"].as_array_mut() {
+            filters.splice(0..0, before.iter().cloned());
+        }
+    }
     set_list(&mut body, "filter_chains", chains);
     out.write_for(Audience::Proxies, origin, &listener.name, &typed(LISTENER, body))
+}
+
+fn alpn(http: &Http) -> Vec<&'static str> {
+    [(http.h2, "h2"), (http.h1, "http/1.1")].iter().filter(|(on, _)| *on).map(|(_, p)| *p).collect()
+}
+
+fn decrypt(chain: &mut Value, transport_socket: Value) {
+    chain["transport_socket"] = transport_socket;
+    chain["transport_socket_connect_timeout"] = "10s".into();
 }
 
 /// The listener as a gRPC program sees it: a name it dials (`xds:///name`), and the routes behind it.
@@ -84,13 +110,17 @@ fn connection_manager(listener: &Listener, http: &Http, filters: &Filters) -> Va
     set(&mut manager, "stream_idle_timeout", http.idle_timeout.map(duration));
     set(&mut manager, "request_timeout", http.request_timeout.map(duration));
     set(&mut manager, "upgrade_configs", http.websocket.then(|| json!([{ "upgrade_type": "websocket" }])));
+    let mut common = json!({});
+    set(&mut common, "max_connection_duration", listener.accept.max_age.map(duration));
+    set(&mut common, "max_requests_per_connection", listener.accept.max_requests);
+    set(&mut manager, "common_http_protocol_options", (common != json!({})).then_some(common));
     set_list(&mut manager, "access_log", access_logs(listener.access_log.as_ref()));
     extension("envoy.filters.network.http_connection_manager", HCM, manager)
 }
 
 fn server_tls(
     listener: &Listener,
-    http: &Http,
+    alpn: Vec<&str>,
     tls: &ServerTls,
     origin: Origin<'_>,
     out: &mut Out,
@@ -105,13 +135,11 @@ fn server_tls(
         TlsVersion::V1_2 => "TLSv1_2",
         TlsVersion::V1_3 => "TLSv1_3",
     };
-    let alpn: Vec<&str> =
-        [(http.h2, "h2"), (http.h1, "http/1.1")].iter().filter(|(on, _)| *on).map(|(_, p)| *p).collect();
     let mut common = json!({
         "tls_params": { "tls_minimum_protocol_version": min },
         "tls_certificate_sds_secret_configs": references,
-        "alpn_protocols": alpn,
     });
+    set_list(&mut common, "alpn_protocols", alpn.into_iter().map(Value::from).collect());
     let mut context = json!({});
     if let Some(ca) = &tls.client_ca {
         let name = format!("listener/{}/client_ca", listener.name);
@@ -122,50 +150,4 @@ fn server_tls(
     context["common_tls_context"] = common;
     const MESSAGE: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
     Ok(extension("envoy.transport_sockets.tls", MESSAGE, context))
-}
-
-fn tcp_proxy(model: &Model, listener: &Listener, to: &Destination, idle_timeout: Option<std::time::Duration>) -> Value {
-    let mut proxy = json!({ "stat_prefix": listener.name });
-    match &to.0[..] {
-        [(cluster, _)] => proxy["cluster"] = cluster.as_str().into(),
-        several => {
-            let clusters: Vec<Value> = several
-                .iter()
-                .filter(|(_, weight)| *weight > 0)
-                .map(|(name, weight)| json!({ "name": name, "weight": weight }))
-                .collect();
-            proxy["weighted_clusters"] = json!({ "clusters": clusters });
-        }
-    }
-    let hashed = to.0.iter().any(|(name, _)| cluster::hashes_client_ip(model, name));
-    set(&mut proxy, "hash_policy", hashed.then(|| json!([{ "source_ip": {} }])));
-    set(&mut proxy, "idle_timeout", idle_timeout.map(duration));
-    set_list(&mut proxy, "access_log", access_logs(listener.access_log.as_ref()));
-    extension("envoy.filters.network.tcp_proxy", "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", proxy)
-}
-
-/// One filter chain a server name; the first route that names it wins.
-fn passthrough(model: &Model, listener: &Listener, idle_timeout: Option<std::time::Duration>) -> Vec<Value> {
-    let mut taken: Vec<Host> = Vec::new();
-    let mut chains = Vec::new();
-    for route in model.routes.iter().filter(|r| r.on.contains(&listener.name)) {
-        let Action::Forward(forward) = &route.action else { continue };
-        let hosts = match route.matching.sni.is_empty() {
-            true => vec![Host::Any],
-            false => route.matching.sni.clone(),
-        };
-        // A name that came first, or a wider one, hides this one.
-        let open: Vec<Host> = hosts.into_iter().filter(|h| !taken.iter().any(|t| t.covers(h))).collect();
-        let names: Vec<String> = open.iter().filter(|h| **h != Host::Any).map(Host::domain).collect();
-        let filters = json!([tcp_proxy(model, listener, &forward.to, idle_timeout)]);
-        if !names.is_empty() {
-            let server_names = json!({ "server_names": names });
-            chains.push(json!({ "name": route.name, "filter_chain_match": server_names, "filters": filters.clone() }));
-        }
-        if open.contains(&Host::Any) {
-            chains.push(json!({ "name": format!("{} (any)", route.name), "filters": filters }));
-        }
-        taken.extend(open);
-    }
-    chains
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use cp_model::cluster::HashKey;
+use cp_model::cluster::{Discovery, HashKey};
 use cp_model::listener::{Http, Listener, Protocol};
 use cp_model::route::action::{HostRewrite, PathRewrite, RedirectPath};
-use cp_model::route::{Action, Destination, Forward, HeaderEdits, Host, PathMatch, Redirect, Retry, Route};
+use cp_model::route::{Action, Destination, Forward, HeaderEdits, Host, PathMatch, Redirect, Route, Target};
 use cp_model::{Model, policy::Policy};
 use serde_json::{Value, json};
 
@@ -13,6 +13,8 @@ use crate::api;
 use crate::build::{duration, escape, extension, fraction, set, set_list, typed};
 use crate::http_filters::{Effective, Filters};
 use crate::matching::route_match;
+
+mod retry;
 
 /// One Envoy route, and the hosts it stands for; none = every host.
 pub(crate) struct Entry {
@@ -38,7 +40,7 @@ pub(crate) fn configuration(model: &Model, listener: &Listener, http: &Http) -> 
             for api in model.apis.iter().filter(|a| here(&a.on)) {
                 api::routes(&mut maker, api, &mut entries);
             }
-            for route in model.routes.iter().filter(|r| here(&r.on) && r.matching.sni.is_empty()) {
+            for route in model.routes.iter().filter(|r| here(&r.on) && !r.matching.is_of_connections()) {
                 if !on_passthrough(model, route) {
                     entries.push(maker.route(route));
                 }
@@ -117,10 +119,13 @@ impl<'m> Maker<'m> {
     }
 
     fn route(&mut self, route: &Route) -> Entry {
-        let effective = self.effective(route.policies.iter());
+        let mut effective = self.effective(route.policies.iter());
         let mut value = json!({ "name": route.name, "match": route_match(&route.matching) });
         match &route.action {
-            Action::Forward(forward) => value["route"] = self.forward(forward, route.matching.path.as_ref()),
+            Action::Forward(forward) => {
+                value["route"] = self.forward(forward, route.matching.path.as_ref());
+                self.affinity(&forward.to, &mut effective);
+            }
             Action::Redirect(to) => value["redirect"] = redirect(to),
             Action::Respond(answer) => {
                 let mut direct = json!({ "status": answer.status });
@@ -130,6 +135,17 @@ impl<'m> Maker<'m> {
         }
         self.dress(&mut value, &effective, &route.request_headers, &route.response_headers);
         Entry { hosts: route.matching.hosts.clone(), value }
+    }
+
+    /// What the clusters of a destination ask of the filters.
+    pub(crate) fn affinity(&mut self, to: &Destination, effective: &mut Effective<'m>) {
+        let clusters = self.model.clusters.iter().filter(|c| to.leads_to(&c.name));
+        for cluster in clusters {
+            effective.sticky = cluster.sticky.as_ref().or(effective.sticky);
+            if let Discovery::ForwardProxy(config) = &cluster.discovery {
+                self.filters.forward_proxy(config);
+            }
+        }
     }
 
     /// Adds what the policies and header edits make of a route.
@@ -153,7 +169,9 @@ impl<'m> Maker<'m> {
         }
         set(&mut action, "timeout", forward.timeout.map(duration));
         set(&mut action, "idle_timeout", forward.idle_timeout.map(duration));
-        set(&mut action, "retry_policy", forward.retry.as_ref().map(retry));
+        set(&mut action, "retry_policy", forward.retry.as_ref().map(retry::policy));
+        set(&mut action, "hedge_policy", forward.hedge.then(|| json!({ "hedge_on_per_try_timeout": true })));
+        set(&mut action, "priority", forward.high_priority.then_some("HIGH"));
         let mirror = |m: &cp_model::route::Mirror| {
             let mut value = json!({ "cluster": m.to });
             if m.percent != cp_model::value::Percent::ALL {
@@ -172,7 +190,7 @@ impl<'m> Maker<'m> {
     /// In Envoy the route says what to hash; here the cluster does.
     fn hash_policies(&self, to: &Destination) -> Vec<Value> {
         let mut keys: Vec<&HashKey> = Vec::new();
-        for cluster in self.model.clusters.iter().filter(|c| to.0.iter().any(|(name, _)| *name == c.name)) {
+        for cluster in self.model.clusters.iter().filter(|c| to.leads_to(&c.name)) {
             for key in cluster.balance.hash_keys() {
                 if !keys.contains(&key) {
                     keys.push(key);
@@ -185,8 +203,8 @@ impl<'m> Maker<'m> {
 
 fn hash_policy(key: &HashKey) -> Value {
     match key {
-        HashKey::Cookie { name, ttl } => {
-            let mut cookie = json!({ "name": name, "path": "/" });
+        HashKey::Cookie { name, ttl, path } => {
+            let mut cookie = json!({ "name": name, "path": path.as_deref().unwrap_or("/") });
             // A ttl makes Envoy set the cookie itself; 0 makes it one of the session.
             cookie["ttl"] = duration(ttl.unwrap_or_default()).into();
             json!({ "cookie": cookie })
@@ -199,13 +217,24 @@ fn hash_policy(key: &HashKey) -> Value {
 
 pub(crate) fn destination(action: &mut Value, to: &Destination) {
     match &to.0[..] {
-        [(cluster, _)] => action["cluster"] = cluster.as_str().into(),
+        [only] => {
+            action["cluster"] = only.cluster.as_str().into();
+            set(action, "metadata_match", subset(only));
+        }
         several => {
-            let clusters: Vec<Value> =
-                several.iter().map(|(name, weight)| json!({ "name": name, "weight": weight })).collect();
-            action["weighted_clusters"] = json!({ "clusters": clusters });
+            let target = |target: &Target| {
+                let mut value = json!({ "name": target.cluster, "weight": target.weight });
+                set(&mut value, "metadata_match", subset(target));
+                value
+            };
+            action["weighted_clusters"] = json!({ "clusters": several.iter().map(target).collect::<Vec<_>>() });
         }
     }
+}
+
+/// The labels that the endpoint must have.
+pub(crate) fn subset(target: &Target) -> Option<Value> {
+    (!target.subset.is_empty()).then(|| json!({ "filter_metadata": { "envoy.lb": target.subset } }))
 }
 
 fn path_rewrite(action: &mut Value, rewrite: &PathRewrite, path: Option<&PathMatch>) {
@@ -235,22 +264,6 @@ fn path_rewrite(action: &mut Value, rewrite: &PathRewrite, path: Option<&PathMat
     }
 }
 
-pub(crate) fn retry(retry: &Retry) -> Value {
-    let mut on: Vec<&str> = retry.on.iter().map(String::as_str).collect();
-    if !retry.statuses.is_empty() {
-        on.push("retriable-status-codes");
-    }
-    let mut value = json!({ "retry_on": on.join(","), "num_retries": retry.attempts });
-    set(&mut value, "per_try_timeout", retry.per_try_timeout.map(duration));
-    set_list(&mut value, "retriable_status_codes", retry.statuses.iter().map(|s| (*s).into()).collect());
-    if let Some((base, max)) = retry.backoff {
-        let mut backoff = json!({ "base_interval": duration(base) });
-        set(&mut backoff, "max_interval", max.map(duration));
-        value["retry_back_off"] = backoff;
-    }
-    value
-}
-
 fn redirect(to: &Redirect) -> Value {
     let mut value = json!({});
     set(&mut value, "https_redirect", to.https.then_some(true));
@@ -274,12 +287,15 @@ fn redirect(to: &Redirect) -> Value {
 }
 
 fn headers(route: &mut Value, side: &str, edits: &HeaderEdits) {
+    set_list(route, &format!("{side}_headers_to_add"), header_options(edits));
+    set_list(route, &format!("{side}_headers_to_remove"), edits.remove.iter().map(|n| n.as_str().into()).collect());
+}
+
+pub(crate) fn header_options(edits: &HeaderEdits) -> Vec<Value> {
     let option = |(name, value): &(String, String), action: &str| {
         // `%` begins a command operator in Envoy; the operator's text is meant as it is.
         json!({ "header": { "key": name, "value": value.replace('%', "%%") }, "append_action": action })
     };
-    let mut add: Vec<Value> = edits.set.iter().map(|h| option(h, "OVERWRITE_IF_EXISTS_OR_ADD")).collect();
-    add.extend(edits.add.iter().map(|h| option(h, "APPEND_IF_EXISTS_OR_ADD")));
-    set_list(route, &format!("{side}_headers_to_add"), add);
-    set_list(route, &format!("{side}_headers_to_remove"), edits.remove.iter().map(|n| n.as_str().into()).collect());
+    let set = edits.set.iter().map(|h| option(h, "OVERWRITE_IF_EXISTS_OR_ADD"));
+    set.chain(edits.add.iter().map(|h| option(h, "APPEND_IF_EXISTS_OR_ADD"))).collect()
 }

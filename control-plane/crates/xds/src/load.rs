@@ -54,13 +54,14 @@ async fn take(
             id = Some(info.id.clone());
             let wanted = LoadStatsResponse {
                 send_all_clusters: true,
+                report_endpoint_granularity: true,
                 load_reporting_interval: prost_types::Duration::try_from(shared.settings.load_interval).ok(),
                 ..Default::default()
             };
             out.send(Ok(wanted)).await.map_err(|_| Status::cancelled("the client is gone"))?;
         }
         if let (Some(id), false) = (&id, report.cluster_stats.is_empty()) {
-            shared.fleet.report_load(id, report.cluster_stats, SystemTime::now());
+            shared.fleet.report_load(id, &report.cluster_stats, SystemTime::now());
         }
     }
     Ok(())

@@ -126,7 +126,10 @@ pub(crate) async fn call(
     }
 }
 
-fn with_metadata<T>(source: &StreamSource, mut request: tonic::Request<T>) -> Result<tonic::Request<T>, ConnectError> {
+pub(crate) fn with_metadata<T>(
+    source: &StreamSource,
+    mut request: tonic::Request<T>,
+) -> Result<tonic::Request<T>, ConnectError> {
     for (key, value) in &source.metadata {
         let bad = || ConnectError::Metadata(key.clone());
         let name: MetadataKey<Ascii> = key.parse().map_err(|_| bad())?;

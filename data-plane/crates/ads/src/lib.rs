@@ -10,6 +10,7 @@ mod file;
 mod last_good;
 mod limit;
 mod link;
+mod load;
 mod node;
 mod source;
 mod stats;
@@ -22,8 +23,10 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 pub use consumer::{Consumer, Event, FileWanted, Raw, ResourceKind, Verdict, Wanted};
+pub use load::{Asked, Loads, report_loads};
 pub use node::{Extension, NodeIdentity};
 pub use shared_xds::Protocol;
+pub use shared_xds::load::EndpointView;
 pub use source::{FileSource, LastGoodOptions, Setup, StreamSource, Tls};
 pub use stats::{KindStats, ResourceView, Stats, StatsView};
 

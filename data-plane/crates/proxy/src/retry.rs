@@ -412,6 +412,7 @@ impl Running {
         self.good = head.status < 500;
         if let Some(active) = &self.active {
             self.cluster.note_head(active.endpoint(), self.since, now);
+            active.answered(now.saturating_duration_since(self.since));
         }
         if !by_status {
             return;

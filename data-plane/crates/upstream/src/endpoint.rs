@@ -75,6 +75,9 @@ pub struct Counters {
     pub rq_success: AtomicU64,
     pub rq_error: AtomicU64,
     pub rq_timeout: AtomicU64,
+    /// Responses whose head came, and the microseconds that all of them took.
+    pub rq_answered: AtomicU64,
+    pub rq_time_us: AtomicU64,
 }
 
 /// How well an endpoint is, as balancing sees it.
@@ -313,6 +316,13 @@ impl EndpointState {
 impl ActiveRequest {
     pub fn endpoint(&self) -> &EndpointState {
         &self.0
+    }
+
+    /// The head of the response came after this time.
+    pub fn answered(&self, took: Duration) {
+        let counters = &self.0.counters;
+        counters.rq_answered.fetch_add(1, Relaxed);
+        counters.rq_time_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Tells how the request ended, for `/clusters`.

@@ -27,7 +27,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
     let dynamic = proto.dynamic_resources.clone().unwrap_or_default();
     let (ads, lds, cds) = p.at("dynamic_resources", |p| dynamic_resources(&dynamic, p));
     let manager = proto.cluster_manager.clone().unwrap_or_default();
-    p.at("cluster_manager", |p| cluster_manager(&manager, p));
+    let load_stats = p.at("cluster_manager", |p| cluster_manager(&manager, p));
     let bootstrap = Bootstrap {
         node: proto.node.as_ref().map(|node| p.at("node", |p| node_of(node, p))).unwrap_or_default(),
         static_resources,
@@ -36,6 +36,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
         cds,
         local_cluster: Some(manager.local_cluster_name).filter(|name| !name.is_empty()),
         admin: proto.admin.as_ref().and_then(|admin| p.at("admin", |p| admin_of(admin, p))),
+        load_stats,
         runtime_layers: match &proto.layered_runtime {
             Some(layered) => p.at("layered_runtime", |p| runtime::layers(layered, p)),
             None => Vec::new(),
@@ -130,9 +131,12 @@ fn dynamic_resources(proto: &pb::bootstrap::DynamicResources, p: &mut Problems) 
     (ads, lds, cds)
 }
 
-fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) {
+/// The server that load is reported to.
+fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> Option<ApiSource> {
     // `enable_deferred_cluster_creation`: clusters take no memory per worker until they are used anyway.
-    refuse_set!(p, proto; outlier_detection, upstream_bind_config, load_stats_config);
+    refuse_set!(p, proto; outlier_detection, upstream_bind_config);
+    let load_stats = proto.load_stats_config.as_ref()?;
+    p.at("load_stats_config", |p| api_source(load_stats, p))
 }
 
 fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {
@@ -180,6 +184,7 @@ fn refuse_unknown_clusters(bootstrap: &Bootstrap, p: &mut Problems) {
     }
     for (path, source) in [
         ("dynamic_resources.ads_config", bootstrap.ads.clone()),
+        ("cluster_manager.load_stats_config", bootstrap.load_stats.clone()),
         ("dynamic_resources.lds_config.api_config_source", api(&bootstrap.lds)),
         ("dynamic_resources.cds_config.api_config_source", api(&bootstrap.cds)),
     ] {

@@ -15,7 +15,7 @@ pub(crate) async fn apply(given: &Apply, global: &Global, out: &Out) -> Result<u
     let files = files::read(&given.changed.files)?;
     let mut client = Client::connect(global).await?;
     let request = pb::ApplyRequest {
-        change: Some(files.change(given.changed.prune)),
+        change: Some(files.change(given.changed.prune, &given.changed.select_tag)),
         validate_only: given.dry_run,
         etag: given.etag.clone(),
         message: given.message.clone(),
@@ -37,7 +37,7 @@ pub(crate) async fn apply(given: &Apply, global: &Global, out: &Out) -> Result<u
 pub(crate) async fn diff(given: &DiffArgs, global: &Global, out: &Out) -> Result<u8, Failure> {
     let files = files::read(&given.changed.files)?;
     let mut client = Client::connect(global).await?;
-    let change = Some(files.change(given.changed.prune));
+    let change = Some(files.change(given.changed.prune, &given.changed.select_tag));
     let request = pb::DiffRequest { change, from_revision: 0, to_revision: 0, envoy: given.envoy };
     let answer = client.config.diff(client.request(request)).await.map_err(|s| client.failure(&s))?.into_inner();
     out.warnings(&warnings(&answer.warnings));

@@ -9,13 +9,14 @@ use crate::out::{Out, Paint, message};
 use crate::remote::kind::{self, Subject};
 use crate::remote::status::{short_type, word};
 use crate::remote::time::{date, since};
-use crate::remote::{apply, get};
+use crate::remote::{apply, endpoint, get};
 
 pub(crate) async fn describe(word: &str, name: &str, global: &Global, out: &Out) -> Result<u8, Failure> {
     let subject = kind::subject(word)?;
     let mut client = Client::connect(global).await?;
     match subject {
         Subject::All => Err(Failure::usage("`all` takes no name")),
+        Subject::Endpoints => Err(Failure::usage("endpoints belong to a cluster: `weir describe cluster NAME`")),
         Subject::Objects(kind) => object(kind, name, &mut client, out).await,
         Subject::Nodes => node(name, &mut client, out).await,
         Subject::Revisions => revision(get::revision_number(name)?, &mut client, out).await,
@@ -48,7 +49,11 @@ async fn object(kind: cp_model::Kind, name: &str, client: &mut Client, out: &Out
     if let Some(revision) = &answer.revision {
         line(out, "Revision", &format!("{} of {}", revision.id, date(revision.create_time.as_ref())));
     }
+    line(out, "Tag", &object.tag);
     block(out, "Value", &object.yaml);
+    if kind == cp_model::Kind::Cluster {
+        endpoint::table(&endpoint::of(name, client).await?, out);
+    }
     Ok(0)
 }
 

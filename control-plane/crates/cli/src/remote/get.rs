@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::flags::{Get, Global, Output};
 use crate::out::Out;
 use crate::remote::kind::{self, Subject};
-use crate::remote::{history, status};
+use crate::remote::{endpoint, history, status};
 
 pub(crate) async fn get(given: &Get, global: &Global, out: &Out) -> Result<u8, Failure> {
     let subject = kind::subject(&given.kind)?;
@@ -21,8 +21,12 @@ pub(crate) async fn get(given: &Get, global: &Global, out: &Out) -> Result<u8, F
     if subject == Subject::All && given.name.is_some() {
         return Err(Failure::usage("`all` takes no name"));
     }
+    if subject == Subject::Endpoints && given.watch {
+        return Err(Failure::usage("endpoints cannot be watched: nodes report them every few seconds"));
+    }
     let mut client = Client::connect(global).await?;
     match subject {
+        Subject::Endpoints => endpoint::get(given.name.as_deref(), &mut client, out).await,
         Subject::Nodes => nodes(given, &mut client, out).await,
         Subject::Revisions => revisions(given, &mut client, out).await,
         Subject::All => objects(given, None, &mut client, out).await,

@@ -10,6 +10,7 @@ pub(crate) enum Subject {
     Objects(cp_model::Kind),
     Nodes,
     Revisions,
+    Endpoints,
 }
 
 pub(crate) fn subject(word: &str) -> Result<Subject, Failure> {
@@ -17,11 +18,12 @@ pub(crate) fn subject(word: &str) -> Result<Subject, Failure> {
         "all" => return Ok(Subject::All),
         "node" | "nodes" => return Ok(Subject::Nodes),
         "revision" | "revisions" => return Ok(Subject::Revisions),
+        "endpoint" | "endpoints" => return Ok(Subject::Endpoints),
         _ => (),
     }
     cp_model::Kind::named(word).map(Subject::Objects).ok_or_else(|| {
         let sections = cp_model::Kind::ALL.map(cp_model::Kind::section);
-        let words = sections.into_iter().chain(["nodes", "revisions", "all"]);
+        let words = sections.into_iter().chain(["nodes", "revisions", "endpoints", "all"]);
         let hint = cp_model::problem::closest(word, words.clone()).map(|near| format!(": did you mean `{near}`?"));
         let hint = hint.unwrap_or_else(|| format!("; kinds: {}", words.collect::<Vec<_>>().join(", ")));
         Failure::usage(format!("there is no kind `{word}`{hint}"))
@@ -69,6 +71,7 @@ mod tests {
             ("policies", Some(Subject::Objects(cp_model::Kind::Policy))),
             ("nodes", Some(Subject::Nodes)),
             ("revision", Some(Subject::Revisions)),
+            ("endpoints", Some(Subject::Endpoints)),
             ("clutser", None),
         ] {
             assert_eq!(subject(word).ok(), expected, "{word}");

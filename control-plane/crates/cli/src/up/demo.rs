@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cp_model::Model;
-use cp_model::cluster::Endpoints;
+use cp_model::cluster::Discovery;
 use cp_model::listener::Protocol;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -36,7 +36,7 @@ const REQUEST_BOUND: Duration = Duration::from_secs(5);
 pub(super) async fn origins(model: &Model) -> Result<Vec<Origin>, Failure> {
     let mut origins: Vec<Origin> = Vec::new();
     for cluster in &model.clusters {
-        let Endpoints::Fixed(endpoints) = &cluster.endpoints else { continue };
+        let Discovery::Fixed(endpoints) = &cluster.discovery else { continue };
         for (i, endpoint) in endpoints.iter().enumerate() {
             let Some(ip) = endpoint.address.ip().filter(|ip| ip.is_loopback()) else {
                 return Err(Failure::Refused {
@@ -46,6 +46,10 @@ pub(super) async fn origins(model: &Model) -> Result<Vec<Origin>, Failure> {
             };
             let name = if endpoints.len() == 1 { cluster.name.clone() } else { format!("{}-{}", cluster.name, i + 1) };
             let address = SocketAddr::new(ip, endpoint.address.port);
+            // Another fleet of this configuration answers there.
+            if model.listeners.iter().any(|l| l.address == address) {
+                continue;
+            }
             let origin = http::origin(name, address).await.map_err(|e| Failure::Refused {
                 message: format!("{}: --demo cannot answer on {address}: {e}", cluster.place),
                 hint: Some("another program listens there; stop it, or change the address".to_owned()),

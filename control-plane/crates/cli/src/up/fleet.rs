@@ -14,6 +14,8 @@ use crate::up::child::{self, Running, Words};
 
 /// How long the control plane may take to answer.
 const START_BOUND: Duration = Duration::from_secs(15);
+/// How often proxies report load, for `weir get endpoints`.
+const LOAD_INTERVAL: &str = "2s";
 
 pub(crate) struct Fleet {
     pub(crate) client: Client,
@@ -39,11 +41,19 @@ impl Fleet {
         global: &Global,
         programs: &Programs,
         state: &Path,
+        groups: &[String],
     ) -> Result<Fleet, Failure> {
-        let ports = Ports::choose(given)?;
+        let nodes = nodes(given.proxies, groups);
+        let ports = Ports::choose(given, nodes.len())?;
+        let settings = state.join("weir-control.yaml");
+        let selectors: Vec<Value> = groups.iter().map(|g| json!({ "name": g, "cluster": g })).collect();
+        std::fs::write(&settings, json!({ "groups": selectors }).to_string())
+            .map_err(|e| Failure::refused(format!("cannot write {}: {e}", settings.display())))?;
         let words = if global.verbose { Words::ToUs } else { Words::ToFile };
         let level = if global.verbose { "info" } else { "warning" };
         let arguments = [
+            format!("--config={}", settings.display()),
+            format!("--load-interval={LOAD_INTERVAL}"),
             "--store".to_owned(),
             state.join("weir-control.redb").display().to_string(),
             format!("--xds-address={}", ports.xds),
@@ -62,10 +72,9 @@ impl Fleet {
         };
         let mut fleet =
             Fleet { client, management: ports.management, admins: ports.admins.clone(), control, proxies: Vec::new() };
-        for (i, admin) in ports.admins.iter().enumerate() {
-            let name = format!("proxy-{}", i + 1);
+        for ((name, cluster), admin) in nodes.into_iter().zip(&ports.admins) {
             let arguments = [
-                format!("--config-yaml={}", bootstrap(&name, ports.xds, *admin)),
+                format!("--config-yaml={}", bootstrap(&name, &cluster, ports.xds, *admin)),
                 format!("--concurrency={}", given.concurrency),
                 format!("--state-dir={}", state.join(&name).display()),
                 format!("--log-level={level}"),
@@ -135,7 +144,7 @@ struct Ports {
 
 impl Ports {
     /// All are held until all are chosen, so that no two are the same.
-    fn choose(given: &Up) -> Result<Ports, Failure> {
+    fn choose(given: &Up, proxies: usize) -> Result<Ports, Failure> {
         let mut held = Vec::new();
         let mut free = |address: Option<SocketAddr>| -> Result<SocketAddr, Failure> {
             let wanted = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -146,17 +155,28 @@ impl Ports {
             Ok(address)
         };
         let (xds, management) = (free(given.xds_address)?, free(given.management_address)?);
-        let admins = (0..given.proxies).map(|_| free(None)).collect::<Result<_, _>>()?;
+        let admins = (0..proxies).map(|_| free(None)).collect::<Result<_, _>>()?;
         Ok(Ports { xds, management, admins })
     }
 }
 
+/// Name and `node.cluster` of every proxy: so many for each group, which is found by that cluster.
+fn nodes(proxies: u8, groups: &[String]) -> Vec<(String, String)> {
+    let fleet = |name: &str, cluster: &str| -> Vec<(String, String)> {
+        (1..=proxies).map(|i| (format!("{name}-{i}"), cluster.to_owned())).collect()
+    };
+    match groups {
+        [] => fleet("proxy", "weir-up"),
+        groups => groups.iter().flat_map(|group| fleet(group, group)).collect(),
+    }
+}
+
 /// What a proxy is started with: JSON, which is YAML too.
-fn bootstrap(node: &str, xds: SocketAddr, admin: SocketAddr) -> Value {
+fn bootstrap(node: &str, cluster: &str, xds: SocketAddr, admin: SocketAddr) -> Value {
     let socket = |a: SocketAddr| json!({ "socket_address": { "address": a.ip().to_string(), "port_value": a.port() } });
     let ads = json!({ "ads": {}, "resource_api_version": "V3" });
     json!({
-        "node": { "id": node, "cluster": "weir-up" },
+        "node": { "id": node, "cluster": cluster },
         "admin": { "address": socket(admin) },
         "dynamic_resources": {
             "ads_config": {
@@ -167,6 +187,11 @@ fn bootstrap(node: &str, xds: SocketAddr, admin: SocketAddr) -> Value {
             "lds_config": ads.clone(),
             "cds_config": ads,
         },
+        "cluster_manager": { "load_stats_config": {
+            "api_type": "GRPC",
+            "transport_api_version": "V3",
+            "grpc_services": [{ "envoy_grpc": { "cluster_name": "weir-control" } }],
+        } },
         "static_resources": { "clusters": [{
             "name": "weir-control",
             "type": "STATIC",
@@ -193,9 +218,17 @@ mod tests {
     fn the_bootstrap_is_one_that_the_proxy_takes() {
         let address = SocketAddr::from(([127, 0, 0, 1], 18000));
         let bootstrap = proto::json::from_yaml::<proto::envoy::config::bootstrap::v3::Bootstrap>(
-            &bootstrap("proxy-1", address, address).to_string(),
+            &bootstrap("proxy-1", "edge", address, address).to_string(),
         );
         let bootstrap = bootstrap.expect("it is Envoy's bootstrap");
-        assert_eq!(bootstrap.node.expect("given").id, "proxy-1");
+        let node = bootstrap.node.expect("given");
+        assert_eq!((node.id.as_str(), node.cluster.as_str()), ("proxy-1", "edge"));
+    }
+
+    #[test]
+    fn every_group_has_a_fleet_of_its_own() {
+        let names = |groups: &[String]| nodes(2, groups).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&[]), ["proxy-1", "proxy-2"]);
+        assert_eq!(names(&["edge".into(), "inner".into()]), ["edge-1", "edge-2", "inner-1", "inner-2"]);
     }
 }

@@ -99,7 +99,7 @@ impl ConfigService for Config {
 type Sender = tokio::sync::mpsc::Sender<Result<pb::WatchRevisionsResponse, Status>>;
 
 /// Sends the revisions after `after`, oldest first, then each new one.
-async fn follow(core: &ConfigCore, after: u64, sender: &Sender) {
+pub(crate) async fn follow(core: &ConfigCore, after: u64, sender: &Sender) {
     let mut newest = core.pipeline.store().watch();
     let mut sent = if after == 0 { newest.borrow().saturating_sub(1) } else { after };
     loop {

@@ -58,9 +58,41 @@ impl FleetService for Fleet {
         caller(&self.common.access, &request, Role::Viewer)?;
         self.core.config(request.get_ref()).map(Response::new).map_err(|f| f.status())
     }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<pb::ListEndpointsRequest>,
+    ) -> Result<Response<pb::ListEndpointsResponse>, Status> {
+        caller(&self.common.access, &request, Role::Viewer)?;
+        self.core.endpoints(request.get_ref()).await.map(Response::new).map_err(|f| f.status())
+    }
+
+    async fn drain_endpoint(
+        &self,
+        request: Request<pb::DrainEndpointRequest>,
+    ) -> Result<Response<pb::DrainEndpointResponse>, Status> {
+        let caller = caller(&self.common.access, &request, Role::Editor)?;
+        self.core.drain(&caller, request.into_inner()).await.map(Response::new).map_err(|f| f.status())
+    }
+
+    async fn undrain_endpoint(
+        &self,
+        request: Request<pb::UndrainEndpointRequest>,
+    ) -> Result<Response<pb::UndrainEndpointResponse>, Status> {
+        let caller = caller(&self.common.access, &request, Role::Editor)?;
+        self.core.undrain(&caller, request.into_inner()).await.map(Response::new).map_err(|f| f.status())
+    }
+
+    async fn route_test(
+        &self,
+        request: Request<pb::RouteTestRequest>,
+    ) -> Result<Response<pb::RouteTestResponse>, Status> {
+        caller(&self.common.access, &request, Role::Viewer)?;
+        self.core.route_test(request.get_ref()).await.map(Response::new).map_err(|f| f.status())
+    }
 }
 
-async fn follow(
+pub(crate) async fn follow(
     core: &FleetCore,
     group: &str,
     sender: &tokio::sync::mpsc::Sender<Result<pb::WatchNodesResponse, Status>>,

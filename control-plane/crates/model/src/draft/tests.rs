@@ -20,8 +20,8 @@ fn shown(draft: &Draft) -> String {
 }
 
 fn check_with(base: &[(&str, &str)], change: (&str, &str), prune: bool, expected: &str) {
-    let base = base.iter().fold(Draft::default(), |d, (file, text)| d.with(read(file, text), false));
-    assert_eq!(shown(&base.with(read(change.0, change.1), prune)), expected);
+    let base = base.iter().fold(Draft::default(), |d, (file, text)| d.with(read(file, text), false, ""));
+    assert_eq!(shown(&base.with(read(change.0, change.1), prune, "")), expected);
 }
 
 #[test]
@@ -80,9 +80,9 @@ fn what_is_stored_comes_back_with_its_places() {
 fn attachments_are_kept_while_something_refers_to_them() {
     let mut base = read("a", "listeners: { web: { address: ':1', tls: { cert: /c, key: '${K}' } } }");
     base.attachments = [("/c", "C"), ("${K}", "K"), ("/other", "O")].map(|(k, v)| (k.into(), v.into())).into();
-    let kept = base.with(Draft::default(), false);
+    let kept = base.with(Draft::default(), false, "");
     assert_eq!(kept.attachments.keys().collect::<Vec<_>>(), ["${K}", "/c"]);
-    let gone = base.with(read("a", "listeners: { web: ':1' }"), false);
+    let gone = base.with(read("a", "listeners: { web: ':1' }"), false, "");
     assert_eq!(gone.attachments.len(), 0);
 }
 
@@ -91,4 +91,20 @@ fn raw_resources_are_named_after_their_message() {
     let text = "'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: blue\n---\nresources:\n\
                 - '@type': type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment\n  cluster_name: blue\n";
     assert_eq!(shown(&read("a", text)), "envoy/Cluster/blue envoy/ClusterLoadAssignment/blue");
+}
+
+#[test]
+fn with_a_tag_prune_removes_only_what_has_it() {
+    let base = read("a", "clusters: { old: ['1.1.1.1:1'] }\nroutes: [{ to: a }]");
+    let mine = read("b", "clusters: { x: ['1.1.1.1:1'], y: ['1.1.1.1:2'] }\nroutes: [{ to: x }]");
+    let base = base.with(mine, false, "shop");
+    let next = base.with(read("b", "clusters: { y: ['1.1.1.1:3'] }"), true, "shop");
+    assert_eq!(shown(&next), "cluster/old route>a cluster/y");
+    let again = next.with(read("c", "clusters: { y: ['1.1.1.1:4'] }"), false, "");
+    assert_eq!(again.objects.last().map(|o| o.tag.as_str()), Some("shop"), "what is not said stays");
+    let other = read("d", "clusters: { y: ['1.1.1.1:5'] }");
+    assert_eq!(again.tagged_otherwise(&other, "billing").len(), 1);
+    assert_eq!(again.tagged_otherwise(&other, "").len(), 0);
+    let back = Draft::decode(&again.encode()).expect("decodes");
+    assert_eq!(back, again);
 }

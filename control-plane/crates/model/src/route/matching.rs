@@ -13,8 +13,17 @@ pub struct Match {
     pub headers: Vec<(String, TextMatch)>,
     pub query: Vec<(String, TextMatch)>,
     pub methods: Vec<String>,
-    /// Server names of TLS clients, for passthrough listeners.
+    /// Server names of TLS clients, for connections that are passed on undecrypted.
     pub sni: Vec<Host>,
+    /// Protocols that TLS clients offer, likewise.
+    pub alpn: Vec<String>,
+}
+
+impl Match {
+    /// Whether it is about connections, before anything is decrypted, and not about requests.
+    pub fn is_of_connections(&self) -> bool {
+        !(self.sni.is_empty() && self.alpn.is_empty())
+    }
 }
 
 /// `shop.example.com`, `*.example.com`, or `*`; lower case.
@@ -79,7 +88,7 @@ pub enum Pattern {
 
 pub(crate) fn matching(r: &mut Reader<'_>, node: &Node) -> Option<Match> {
     const KEYS: Keys = Keys {
-        known: &["host", "hosts", "path", "headers", "query", "method", "methods", "sni"],
+        known: &["host", "hosts", "path", "headers", "query", "method", "methods", "sni", "alpn"],
         not_yet: &["cookies", "client_ip", "port"],
     };
     if let Value::Scalar { .. } = node.value {
@@ -101,6 +110,7 @@ pub(crate) fn matching(r: &mut Reader<'_>, node: &Node) -> Option<Match> {
         query: r.field(&fields, "query", |r, n| text_matches(r, n, false)).unwrap_or_default(),
         methods: r.field(&fields, &methods_key, |r, n| Some(r.each(n, method))).unwrap_or_default(),
         sni: r.field(&fields, "sni", |r, n| Some(r.each(n, host))).unwrap_or_default(),
+        alpn: r.field(&fields, "alpn", |r, n| Some(r.each(n, Reader::word))).unwrap_or_default(),
     })
 }
 

@@ -1,14 +1,14 @@
-//! The request of `weir route test`, from the words of the command line.
+//! The request that is asked about, from the words of the question.
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Request {
+pub struct Request {
     pub(crate) method: String,
     pub(crate) tls: bool,
     /// Lower case, without port.
-    pub(crate) host: String,
+    pub host: String,
     /// As a client sends it: with the port when the URL has one.
     pub(crate) authority: String,
-    pub(crate) port: u16,
+    pub port: u16,
     pub(crate) path: String,
     pub(crate) query: Option<String>,
     /// Lower-case names.
@@ -16,7 +16,8 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn parse(text: &str, headers: &[String]) -> Result<Request, String> {
+    /// `GET https://host/path?query`, the method may be left out; headers as `name: value`.
+    pub fn parse(text: &str, headers: &[String]) -> Result<Request, String> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let (method, url) = match words[..] {
             [url] => ("GET", url),

@@ -4,7 +4,7 @@
 
 use shared_config::route::{PathMatcher, Route, RouteConfiguration, RouteMatch, VirtualHost};
 
-use crate::route_test::request::Request;
+use crate::request::Request;
 
 #[derive(Debug, Default)]
 pub(crate) struct Found<'r> {

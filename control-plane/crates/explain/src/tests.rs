@@ -39,18 +39,18 @@ clusters:
 
 /// Route, action and policies; or the reason why there is none.
 fn check(request: &str, headers: &[&str], expected: Option<(&str, &str, &str)>) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("weir.yaml");
-    std::fs::write(&path, TEXT).unwrap();
-    let flags = <crate::flags::Flags as clap::Parser>::parse_from(["weir", "-q", "version"]);
-    let configuration = Configuration::of_files(&[path], &Out::new(&flags.global)).unwrap();
+    let source = cp_model::Source { file: "weir.yaml".into(), text: TEXT.into() };
+    let mut problems = cp_model::Problems::default();
+    let draft = cp_model::Draft::read(&[source], &[], cp_model::Attachments::new(), &mut problems);
+    let resources = cp_translate::translate(&cp_model::check(&draft).expect("right").model).expect("encodes");
+    let objects = draft.objects.iter().zip(draft.display_names()).map(|(o, name)| (o.kind, name, o.node.to_json()));
+    let proxies = resources.iter().filter(|r| r.audience != cp_translate::Audience::Grpc).map(|r| &r.any);
+    let configuration = Configuration::new(proxies, objects.collect()).expect("readable");
     let headers: Vec<String> = headers.iter().map(|h| (*h).to_owned()).collect();
-    let request = Request::parse(request, &headers).unwrap();
-    let listener = &configuration.listeners[0];
-    let found = walk(configuration.routes(listener).unwrap(), &request);
-    let result = found
-        .route
-        .map(|r| (r.name.clone(), action(&r.action), configuration.policies(&listener.name, &r.name).join(" ")));
+    let found =
+        configuration.explain(&Request::parse(request, &headers).expect("a request"), None).expect("a listener");
+    let result =
+        found.route.as_ref().map(|r| (r.clone(), found.action.clone().unwrap_or_default(), found.policies.join(" ")));
     let result = result.as_ref().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str()));
     assert_eq!(result, expected, "{found:?}");
 }
