@@ -4,11 +4,8 @@ mod admin;
 mod control;
 pub mod flags;
 mod health;
-<<<<<<< main
 mod health_checks;
-=======
 mod loads;
->>>>>>> HEAD
 mod names;
 mod process;
 mod refresh;
