@@ -54,7 +54,6 @@ check() { # name, limit in seconds, command
 check xds_envoy 90 python3 $here/xds_envoy.py "$server"
 check xds_grpc 90 python3 $here/xds_grpc.py "$server"
 check differential 180 python3 $here/differential.py "$proxy"
-check balancing 120 python3 $here/balancing.py "$proxy" --requests 200 --only "round robin"
 check validate 60 python3 $here/validate.py "$proxy"
 check proxy_protocol 60 python3 $here/proxy_protocol.py "$proxy"
 check h2spec 120 $here/h2spec.sh "$proxy" "$peers/h2spec"

@@ -26,7 +26,7 @@ NOT_YET = {
     **dict.fromkeys("""
         api-key-auth bandwidth-limit cache credential-injector csrf decompressor dynamic-forward-proxy ext-authz ext-
         authz-http grpc-bridge grpc-web header-to-metadata ip-tagging jwt-authn lua odcds on-demand rate-limit set-
-        metadata single-page-app stateful-session-cookie stateful-session-header tap""".split(), "http_filters[0]"),
+        metadata single-page-app tap""".split(), "http_filters[0]"),
 }
 
 
