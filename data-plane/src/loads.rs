@@ -121,7 +121,6 @@ impl Loads {
 }
 
 fn of_endpoint(endpoint: &Endpoint, counts: Counts) -> pb::UpstreamEndpointStats {
-    let flags = endpoint.health_flags();
     let health = match endpoint.health() {
         _ if endpoint.discovery == HealthStatus::Draining => "draining",
         Health::Healthy => "healthy",
@@ -130,7 +129,7 @@ fn of_endpoint(endpoint: &Endpoint, counts: Counts) -> pb::UpstreamEndpointStats
     };
     let view = EndpointView {
         health: health.to_owned(),
-        reasons: flags.split('/').filter(|flag| !matches!(*flag, "" | "healthy")).map(str::to_owned).collect(),
+        reasons: endpoint.health_flags(true).into_iter().map(str::to_owned).collect(),
         weight: endpoint.weight,
         latency: counts.time_us.checked_div(counts.answered).map(Duration::from_micros),
     };

@@ -34,10 +34,7 @@ use crate::admin;
 use crate::control::{Command, Control, Progress, SharedEngine};
 use crate::health::ProcessHealth;
 use crate::loads;
-<<<<<<< HEAD
 use crate::outlier_log::OutlierLog;
-=======
->>>>>>> main
 use crate::sources::{self, Intake, Reach, Received};
 use crate::stats;
 
@@ -159,11 +156,7 @@ impl Proxy {
             sources: std::sync::OnceLock::new(),
             received,
         };
-<<<<<<< HEAD
         let (log, workers) = (options.log.clone(), options.workers);
-=======
-        let log = options.log.clone();
->>>>>>> main
         let loads_live = live.clone();
         let control = std::thread::Builder::new().name("control".into()).spawn(move || {
             let reporting = loads::report(load_source, setup.node.clone(), loads_live);

@@ -36,11 +36,8 @@ pub struct Bootstrap {
     pub local_cluster: Option<String>,
     /// The admin server; none without it.
     pub admin: Option<Admin>,
-<<<<<<< HEAD
     /// The most connections of clients that may be open at a time.
     pub max_connections: Option<u64>,
-=======
->>>>>>> main
     /// The server that load is reported to.
     pub load_stats: Option<ApiSource>,
     /// Runtime values, later layers over earlier ones.

@@ -412,66 +412,6 @@ pub(crate) fn upstream_fault(error: &StreamError) -> Fault {
     }
 }
 
-<<<<<<< HEAD
-=======
-// === impl Running ===
-
-impl Running {
-    /// Counts the response.
-    fn count(&mut self, head: &ResponseHead, now: Instant, by_status: bool) {
-        self.good = head.status < 500;
-        if let Some(active) = &self.active {
-            self.cluster.note_head(active.endpoint(), self.since, now);
-            active.answered(now.saturating_duration_since(self.since));
-        }
-        if !by_status {
-            return;
-        }
-        let (stats, shard) = (&self.cluster.state.stats, self.shard);
-        match head.status {
-            100..200 => stats.upstream_rq_1xx().inc(shard),
-            200..300 => stats.upstream_rq_2xx().inc(shard),
-            300..400 => stats.upstream_rq_3xx().inc(shard),
-            400..500 => stats.upstream_rq_4xx().inc(shard),
-            _ => stats.upstream_rq_5xx().inc(shard),
-        }
-        stats.upstream_rq().inc(shard, head.status);
-        let took = now.saturating_duration_since(self.since).as_millis();
-        stats.upstream_rq_time().record(shard, u64::try_from(took).unwrap_or(u64::MAX));
-    }
-
-    /// The try brought no head.
-    fn lost(mut self, failure: &Failure) {
-        let (stats, shard) = (&self.cluster.state.stats, self.shard);
-        match failure {
-            Failure::Stream { .. } => stats.upstream_rq_rx_reset().inc(shard),
-            Failure::PerTry(_) => stats.upstream_rq_per_try_timeout().inc(shard),
-            Failure::Final(Fault::RouteTimeout) => stats.upstream_rq_timeout().inc(shard),
-            Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
-            Failure::Connect(_) => {}
-        }
-        if let Some(active) = self.active.as_ref().filter(|_| failure.is_of_endpoint()) {
-            self.cluster.note_loss(active.endpoint(), self.since);
-        }
-        self.end(false);
-    }
-
-    fn end(&mut self, success: bool) {
-        if let Some(active) = self.active.take() {
-            active.end(success);
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end(false);
-        self.cluster.state.stats.upstream_rq_active().dec(self.shard);
-        self.cluster.state.stats.upstream_rq_completed().inc(self.shard);
-    }
-}
-
->>>>>>> main
 // === impl Upstream ===
 
 impl Upstream {

@@ -28,11 +28,7 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
     let dynamic = proto.dynamic_resources.clone().unwrap_or_default();
     let (ads, lds, cds) = p.at("dynamic_resources", |p| dynamic_resources(&dynamic, p));
     let manager = proto.cluster_manager.clone().unwrap_or_default();
-<<<<<<< HEAD
     let (outlier_event_log, load_stats) = p.at("cluster_manager", |p| cluster_manager(&manager, p));
-=======
-    let load_stats = p.at("cluster_manager", |p| cluster_manager(&manager, p));
->>>>>>> main
     let bootstrap = Bootstrap {
         node: proto.node.as_ref().map(|node| p.at("node", |p| node_of(node, p))).unwrap_or_default(),
         static_resources,
@@ -41,13 +37,10 @@ pub fn decode(proto: &pb::Bootstrap, p: &mut Problems) -> Option<Bootstrap> {
         cds,
         local_cluster: Some(manager.local_cluster_name).filter(|name| !name.is_empty()),
         admin: proto.admin.as_ref().and_then(|admin| p.at("admin", |p| admin_of(admin, p))),
-<<<<<<< HEAD
         max_connections: proto
             .overload_manager
             .as_ref()
             .and_then(|manager| p.at("overload_manager", |p| overload::max_connections(manager, p))),
-=======
->>>>>>> main
         load_stats,
         runtime_layers: match &proto.layered_runtime {
             Some(layered) => p.at("layered_runtime", |p| runtime::layers(layered, p)),
@@ -144,7 +137,6 @@ fn dynamic_resources(proto: &pb::bootstrap::DynamicResources, p: &mut Problems) 
     (ads, lds, cds)
 }
 
-<<<<<<< HEAD
 /// The path of the outlier event log, and the server that load is reported to.
 fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> (Option<String>, Option<ApiSource>) {
     // `enable_deferred_cluster_creation`: clusters take no memory per worker until they are used anyway.
@@ -157,14 +149,6 @@ fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> (Option<Stri
     let load = proto.load_stats_config.as_ref();
     let load = load.and_then(|source| p.at("load_stats_config", |p| api_source(source, p)));
     (path.filter(|path| !path.is_empty()), load)
-=======
-/// The server that load is reported to.
-fn cluster_manager(proto: &pb::ClusterManager, p: &mut Problems) -> Option<ApiSource> {
-    // `enable_deferred_cluster_creation`: clusters take no memory per worker until they are used anyway.
-    refuse_set!(p, proto; outlier_detection, upstream_bind_config);
-    let load_stats = proto.load_stats_config.as_ref()?;
-    p.at("load_stats_config", |p| api_source(load_stats, p))
->>>>>>> main
 }
 
 fn admin_of(proto: &pb::Admin, p: &mut Problems) -> Option<Admin> {
