@@ -104,7 +104,7 @@ impl Source for Server {
                 let chains = snapshot.listeners().iter().flat_map(|listener| listener.chains());
                 let certificates = chains.filter_map(|chain| chain.tls.as_ref()).flat_map(|tls| &tls.certificates);
                 // Envoy says the largest number when there is no certificate.
-                certificates.map(|info| info.days_left(now)).min().map_or(u64::from(u32::MAX), |days| days as u64)
+                certificates.map(|info| info.days_left(now)).min().map_or(u64::from(u32::MAX), |days| days)
             }
             // There is no figure of the allocator, so that both are what the kernel says.
             _ => resident_bytes(),

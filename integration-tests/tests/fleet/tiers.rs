@@ -60,8 +60,10 @@ async fn the_edge_fleet_routes_to_the_internal_fleet_and_each_gets_only_its_own(
     for proxy in &fleet {
         serves(proxy, revision).await;
     }
-    assert!(fleet[0].listener("edge").is_some() && fleet[0].listener("internal").is_none());
-    assert!(fleet[2].listener("edge").is_none() && fleet[2].listener("internal").is_some());
+    for (proxy, own, other) in [(&fleet[0], "edge", "internal"), (&fleet[2], "internal", "edge")] {
+        address(proxy, own).await;
+        assert!(proxy.listener(other).is_none(), "{other}");
+    }
     let mut bodies = Vec::new();
     for _ in 0..60 {
         let answer = get(loopback(edge), "/orders/7").await.expect("an answer");

@@ -127,7 +127,7 @@ fn serve(wire: &mut Wire, shared: &Shared) {
                 return;
             }
             Fault::Slow => thread::sleep(Duration::from_millis(100)),
-            Fault::Flaps if nth % 2 == 0 => {
+            Fault::Flaps if nth.is_multiple_of(2) => {
                 wire.send(reply(503, "flap"));
                 continue;
             }
@@ -161,7 +161,7 @@ impl Load {
                 let mut next = Instant::now();
                 while !stop.load(SeqCst) {
                     let answer = wire.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").try_message();
-                    if !answer.as_ref().is_some_and(|answer| answer.status() == 200) {
+                    if answer.as_ref().is_none_or(|answer| answer.status() != 200) {
                         failed.fetch_add(1, SeqCst);
                         wire = Wire::connect(to);
                     }

@@ -47,7 +47,7 @@ pub struct HealthCheck {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Checker {
-    Http(HttpCheck),
+    Http(Box<HttpCheck>),
     Tcp(TcpCheck),
     Grpc(GrpcCheck),
 }
@@ -96,7 +96,7 @@ impl HealthCheck {
         crate::refuse_set!(p, proto; event_service, transport_socket_match_criteria);
         let checker = match &proto.health_checker {
             Some(kind::HealthChecker::HttpHealthCheck(c)) => {
-                p.at("http_health_check", |p| HttpCheck::decode(c, p)).map(Checker::Http)
+                p.at("http_health_check", |p| HttpCheck::decode(c, p)).map(|check| Checker::Http(Box::new(check)))
             }
             Some(kind::HealthChecker::TcpHealthCheck(c)) => {
                 p.at("tcp_health_check", |p| TcpCheck::decode(c, p)).map(Checker::Tcp)

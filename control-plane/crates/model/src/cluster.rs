@@ -194,11 +194,9 @@ fn together(r: &mut Reader<'_>, fields: &Fields<'_>, cluster: &Cluster) {
         });
         r.hint("write `tls: { sni: app.internal }`, or `verify: false` to trust anyone");
     }
-    let mut ports = cluster.health.iter().filter_map(|h| h.port);
-    let first = ports.next();
-    if ports.any(|p| Some(p) != first) {
+    if cluster.health.len() > 1 {
         let node = fields.get("health").unwrap_or(fields.node);
-        r.at("health", |r| r.wrong(node, Code::Conflict, "all checks of a cluster go to one `port`"));
+        r.at("health", |r| r.wrong(node, Code::Conflict, "a cluster has at most one health check"));
     }
 }
 

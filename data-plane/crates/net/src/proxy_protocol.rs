@@ -301,7 +301,7 @@ mod tests {
         let mixed = ("[::ffff:1.2.3.4]:9".parse().unwrap(), "[::2]:80".parse().unwrap());
         let tlvs = || [(0xE0, &b"ab"[..]), (2, b"")].into_iter();
         check(&encode(1, Some(v4), tlvs()), "v1 1.2.3.4:9 5.6.7.8:80 [] 33");
-        check(&encode(1, Some(v6), tlvs()), "v1 [2001:db8::1]:9 [::2]:80 [] 34");
+        check(&encode(1, Some(v6), tlvs()), "v1 [2001:db8::1]:9 [::2]:80 [] 33");
         check(&encode(1, None, tlvs()), "v1 local [] 15");
         check(&encode(2, Some(v4), tlvs()), "v2 1.2.3.4:9 5.6.7.8:80 [(224, [97, 98]), (2, [])] 36");
         check(&encode(2, Some(v6), [].into_iter()), "v2 [2001:db8::1]:9 [::2]:80 [] 52");

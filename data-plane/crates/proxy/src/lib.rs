@@ -20,6 +20,7 @@ mod tunnel;
 mod relay;
 mod finish;
 // When it goes wrong.
+mod trouble;
 mod fault;
 mod reply;
 // Layer 4.

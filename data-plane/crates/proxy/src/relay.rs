@@ -4,12 +4,12 @@
 //! body is already moving while `retry.rs` waits for the head of the response; what it left is finished here.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use dp_filters::{Cx, Step, Wait};
 use dp_http::stream::{ClientStream, StreamError};
-use dp_http::{Frame, Headers, Protocol, name};
+use dp_http::{Frame, Headers, name};
 
 use crate::body::Next;
 use crate::clocks::Expired;
@@ -464,39 +464,5 @@ pub(crate) async fn hold_response(
             // Trailers cannot follow a body that is replaced.
             Some(Frame::Trailers(_)) | None => return Ok(body.freeze()),
         }
-    }
-}
-
-// === trouble ===
-
-impl Stream<'_> {
-    /// Ready when the stream cannot go on: the client left, or a deadline passed.
-    pub(crate) fn poll_trouble<T>(&mut self, cx: &mut Context<'_>, expired: impl Fn(Expired) -> T) -> Poll<T>
-    where
-        T: From<Fault>,
-    {
-        // While the request is still coming in, reading it notices a client that left.
-        if (self.body.complete || self.awaits_tunnel())
-            && !self.reply.tunnelled
-            && let Poll::Ready(error) = self.down.poll_closed(cx)
-        {
-            return Poll::Ready(downstream_fault(error).into());
-        }
-        if let Poll::Ready(fault) = self.poll_hedges(cx) {
-            return Poll::Ready(fault.into());
-        }
-        self.clocks.settle();
-        loop {
-            ready!(self.timer.poll_deadline(cx, self.clocks.next()));
-            let now = tokio::time::Instant::now();
-            if let Some(limit) = self.clocks.expired(now) {
-                return Poll::Ready(expired(limit));
-            }
-        }
-    }
-
-    /// Whether the client speaks HTTP/1.
-    pub(crate) fn client_is_http1(&self) -> bool {
-        self.request.protocol != Protocol::Http2
     }
 }

@@ -4,42 +4,45 @@
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dp_http::info::Address;
 use dp_http::{h1, h2};
 use hashbrown::{HashMap, HashSet};
-use shared_config::cluster::{Breakers as Limits, Cluster as Config, Discovery, HappyEyeballs, Thresholds};
-use shared_config::core::{Address as ConfigAddress, Metadata, flatten_metadata};
-use shared_config::endpoint::{Assignment, DropOverload, Endpoint as EndpointConfig, LocalityEndpoints};
+use shared_config::cluster::{Cluster as Config, Discovery, Thresholds};
+use shared_config::endpoint::{Assignment, DropOverload, LocalityEndpoints};
 use shared_config::lb_policy::LocalityLb;
 use shared_telemetry::{Registry, Scope};
 use tokio::time::Instant;
 
 use crate::balance::zone::LocalCluster;
 use crate::balance::{Levels, Locality, Place, Rules, Tables};
-use crate::breaker::gauges::Gauges;
-use crate::breaker::{Breakers, Guard, Priority, Resource};
+use crate::breaker::{Guard, Priority, Resource};
 use crate::dns::cache::DnsCache;
-use crate::endpoint::{Endpoint, EndpointState, Health};
-use crate::outlier::{Detector, EventSink, OutlierStats};
-use crate::refresh::{Bell, HealthChanged};
-use crate::stats::{ClusterStats, ClusterUdpStats, HealthCheckStats, LbStats};
+use crate::endpoint::{Endpoint, EndpointState};
+use crate::outlier::{EventSink, OutlierStats};
+use crate::refresh::Bell;
+use crate::stats::{HealthCheckStats, LbStats};
 
 mod aggregate;
 mod departed;
+mod endpoints;
 mod health;
 mod identity;
 pub mod on_demand;
+mod state;
 mod tls;
 
+pub(crate) use endpoints::address;
 pub(crate) use identity::Identity;
+pub use state::ClusterState;
 pub use tls::Tls;
 
 use aggregate::Aggregate;
 use departed::Departed;
+use endpoints::{addresses, endpoint, shown};
 use identity::At;
 use on_demand::OnDemand;
 
@@ -88,30 +91,6 @@ pub struct Cluster {
     registry: Registry,
     /// It is warm only when every endpoint was checked.
     warms: bool,
-}
-
-/// What all versions of a cluster share.
-pub struct ClusterState {
-    pub name: Arc<str>,
-    pub stats: Arc<ClusterStats>,
-    /// Once the cluster has subsets or zone-aware routing.
-    pub lb_stats: OnceLock<Arc<LbStats>>,
-    /// The subsets that were there when that was last told.
-    subsets: Mutex<HashSet<u64>>,
-    pub breakers: Arc<Breakers>,
-    /// Of the version that serves, for the gauges.
-    limits: Arc<ArcSwap<Limits>>,
-    gauges: ArcSwap<Gauges>,
-    /// Told when an endpoint's health changed, so that the tables are made anew.
-    pub health_changed: HealthChanged,
-    departed: Departed,
-    /// Made when the first version with health checks is.
-    health: OnceLock<Arc<HealthCheckStats>>,
-    pub(crate) outliers: Detector,
-    /// Made when the first datagram comes: few clusters are used for them.
-    udp: OnceLock<Arc<ClusterUdpStats>>,
-    registry: Registry,
-    stat_name: String,
 }
 
 // === impl Cluster ===
@@ -454,101 +433,6 @@ impl Cluster {
             .inc(worker + 1);
         }
         guard
-    }
-}
-
-fn endpoint(
-    config: &EndpointConfig,
-    locality: &LocalityEndpoints,
-    (address, addresses): (Address, Box<[Address]>),
-    state: Arc<EndpointState>,
-    before: Option<&Arc<Endpoint>>,
-    checked: bool,
-) -> Arc<Endpoint> {
-    let display = if config.observability_name.is_empty() {
-        address.to_string().into()
-    } else {
-        config.observability_name.as_str().into()
-    };
-    let endpoint = Endpoint {
-        state,
-        address,
-        addresses,
-        weight: config.weight.max(1),
-        priority: locality.priority,
-        locality: Arc::clone(&locality.locality),
-        metadata: Arc::clone(&config.metadata),
-        shown_metadata: shown(&config.metadata),
-        discovery: config.health,
-        health_check: config.health_check.clone(),
-        checked,
-        leaving: false,
-        display,
-    };
-    if before.is_some_and(|before| before.health() == Health::Unhealthy) && endpoint.health() != Health::Unhealthy {
-        endpoint.state.became_healthy();
-    }
-    Arc::new(endpoint)
-}
-
-/// All addresses of an endpoint in the order they are tried; none if it has only the one.
-fn addresses(config: &EndpointConfig, order: &HappyEyeballs) -> Box<[Address]> {
-    if config.additional.is_empty() {
-        return Box::default();
-    }
-    let all: Vec<&ConfigAddress> = std::iter::once(&config.address).chain(&config.additional).collect();
-    order.order(&all).into_iter().filter_map(address).collect()
-}
-
-/// Metadata for formatters; `None` when there is none.
-fn shown(metadata: &Metadata) -> Option<Arc<dp_http::info::Metadata>> {
-    (!metadata.is_empty()).then(|| Arc::new(flatten_metadata(metadata)))
-}
-
-/// An address to connect to; `None` for a name.
-pub(crate) fn address(config: &ConfigAddress) -> Option<Address> {
-    match config {
-        ConfigAddress::Ip(address) => Some(Address::Ip(*address)),
-        ConfigAddress::Pipe { path, .. } => Some(Address::Pipe(path.as_str().into())),
-        ConfigAddress::Name { .. } => None,
-    }
-}
-
-// === impl ClusterState ===
-
-impl ClusterState {
-    fn new(config: &Config, site: &Site) -> Self {
-        Self {
-            name: Arc::clone(&config.name),
-            stats: ClusterStats::register(&site.registry, Scope::cluster(&config.stat_name)),
-            lb_stats: OnceLock::new(),
-            subsets: Mutex::default(),
-            breakers: Arc::default(),
-            health_changed: HealthChanged::new(site.bell.clone()),
-            departed: Departed::default(),
-            limits: Arc::new(ArcSwap::from_pointee(config.breakers.clone())),
-            gauges: ArcSwap::default(),
-            outliers: Detector::new(),
-            health: OnceLock::new(),
-            udp: OnceLock::new(),
-            registry: site.registry.clone(),
-            stat_name: config.stat_name.clone(),
-        }
-    }
-
-    /// What is counted of UDP sessions.
-    pub fn udp_stats(&self) -> &Arc<ClusterUdpStats> {
-        let make = || ClusterUdpStats::register(&self.registry, Scope::cluster(&self.stat_name).child("udp"));
-        self.udp.get_or_init(make)
-    }
-}
-
-impl ClusterState {
-    /// Lets the gauges of the circuit breakers tell of a version that takes over.
-    fn show_breakers(&self, config: &Config, registry: &Registry) {
-        self.limits.store(Arc::new(config.breakers.clone()));
-        let gauges = Gauges::show(&self.breakers, &self.limits, registry, || Scope::cluster(&config.stat_name));
-        self.gauges.store(Arc::new(gauges));
     }
 }
 

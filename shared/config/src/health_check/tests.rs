@@ -17,7 +17,7 @@ fn check_refused(yaml: &str, reason: &str) {
 
 fn http(yaml: &str) -> HttpCheck {
     match decoded(&format!("http_health_check: {{path: /ok, {yaml}}}")).unwrap().checker {
-        Checker::Http(check) => check,
+        Checker::Http(check) => *check,
         other => panic!("{other:?}"),
     }
 }

@@ -36,7 +36,7 @@ impl Tried {
     /// After every so many tries, leaves out the priorities they took (Envoy `previous_priorities`).
     fn leave_out_priorities(&mut self, policy: &RetryPolicy, cluster: &Cluster) {
         let Some(frequency) = policy.new_priority_after else { return };
-        if self.priorities.is_empty() || self.priorities.len() % frequency as usize != 0 {
+        if self.priorities.is_empty() || !self.priorities.len().is_multiple_of(frequency as usize) {
             return;
         }
         self.without.clone_from(&self.priorities);

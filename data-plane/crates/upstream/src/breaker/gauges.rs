@@ -167,8 +167,8 @@ mod tests {
     fn gauges_follow_use_and_limits_and_show_what_is_left_only_where_it_is_tracked() {
         let registry = Registry::new(1);
         let counts = Arc::new(Breakers::default());
-        let mut limits = Limits::default();
-        limits.high = Thresholds { requests: 2, track_remaining: true, ..Thresholds::default() };
+        let high = Thresholds { requests: 2, track_remaining: true, ..Thresholds::default() };
+        let mut limits = Limits { high, ..Limits::default() };
         let shared = Arc::new(ArcSwap::from_pointee(limits.clone()));
         let _gauges = Gauges::show(&counts, &shared, &registry, || Scope::cluster("c"));
         let value = |name: &str| shown(&registry).into_iter().find(|(shown, _)| *shown == name).map(|(_, n)| n);

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use shared_config::cluster::Discovery;
-use shared_config::core::Fraction;
-use shared_config::endpoint::HealthStatus;
+use shared_config::core::{Address as ConfigAddress, Fraction};
+use shared_config::endpoint::{Endpoint as EndpointConfig, HealthStatus};
 
 use super::*;
 use crate::endpoint::Flag;
