@@ -146,3 +146,22 @@ fn tcp_connections_count_too() {
         assert_eq!(proxy.connect().bytes(5), b"hello");
     }
 }
+
+#[test]
+fn a_good_active_check_ends_an_ejection() {
+    let sick = Origin::http(|request| if request.path() == "/health" { reply(200, "") } else { reply(500, "bad") });
+    let outlier = json!({ "consecutive_5xx": 3, "base_ejection_time": "300s", "max_ejection_percent": 100 });
+    let mut cluster = detecting(&[sick.address], outlier);
+    cluster["health_checks"] = json!([{
+        "timeout": "5s", "interval": "0.2s", "unhealthy_threshold": 1, "healthy_threshold": 1,
+        "http_health_check": { "path": "/health" },
+    }]);
+    let proxy = run(cluster);
+    let mut client = proxy.connect();
+    eventually("it serves", || client.ask(GET).status() == 500);
+    eventually("it is out", || {
+        client.ask(GET);
+        stat(&proxy, "ejections_enforced_consecutive_5xx") > 0
+    });
+    eventually("it is back long before its time", || stat(&proxy, "ejections_active") == 0);
+}

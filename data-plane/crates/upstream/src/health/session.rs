@@ -85,7 +85,8 @@ fn apply(subject: &Subject, status: &mut Status, outcome: Outcome, observer: &dy
     if verdict.flags.failed && !before.failed {
         state.note_failure();
     }
-    if verdict.transition == Transition::Changed || verdict.flags.excluded != before.excluded {
+    let returned = matches!(outcome, Outcome::Passed { .. }) && cluster.passed_active_check(endpoint);
+    if returned || verdict.transition == Transition::Changed || verdict.flags.excluded != before.excluded {
         cluster.state.health_changed.notify_one();
     }
     for event in &verdict.events {
