@@ -6,6 +6,8 @@ an upgrade by HTTP/1.1, the same within TLS, and an extended CONNECT on one shar
 last two a small bridge stands before the proxy, because the client speaks plain HTTP/1.1 only; it passes bytes on as
 they are.
 
+The whole takes about two minutes at most: a way that begins after ENOUGH seconds runs only the groups SHORT, and says so.
+
     autobahn.py PATH_OF_WEIR_PROXY [--only CASES]
 """
 
@@ -33,6 +35,8 @@ except ImportError as error:
     skipped(f"{error.name} is not installed")
 
 T = "type.googleapis.com/envoy."
+ENOUGH = 80
+SHORT = [f"{group}.*" for group in (1, 2, 5, 7)]
 
 
 # --- the server, and the bridges ---
@@ -225,13 +229,18 @@ async def main():
                                      ("by HTTP/2 in TLS", within_tls.bridge)]:
                     server = await asyncio.start_server(bridge, "127.0.0.1", 0)
                     ways[name] = server.sockets[0].getsockname()[1]
+                started = time.monotonic()
                 direct = await run(port, only)
                 verdicts = collections.Counter(outcome[:2] for outcome in direct.values())
                 print(f"directly: {len(direct)} cases: " + ", ".join(f"{count} {a}/{b}" for (a, b), count in verdicts.items()))
                 for name, way in ways.items():
                     began = time.monotonic()
-                    through = await run(way, only)
-                    different = [case for case in direct if direct[case] != through.get(case)]
+                    short = not only and began - started > ENOUGH
+                    through = await run(way, SHORT if short else only)
+                    wanted = [case for case in direct if not short or f"{case.split('.')[0]}.*" in SHORT]
+                    if short:
+                        print(f"{name}: only {' '.join(SHORT)}, for want of time")
+                    different = [case for case in wanted if direct[case] != through.get(case)]
                     # A server that gets several frames at once may answer none of them when the last is wrong: both pass.
                     either = [case for case in different if case in through and passes(direct[case]) and passes(through[case])]
                     different = [case for case in different if case not in either]
@@ -239,14 +248,14 @@ async def main():
                         print(f"{name}: {case}: directly {direct[case]}, through the proxy {through.get(case)}")
                     if either:
                         print(f"{name}: passed both ways, though not with the same frames: {' '.join(either)}")
-                    print(f"{name}: {len(direct) - len(different)} of {len(direct)} cases as without the proxy ({time.monotonic() - began:.0f} s)", flush=True)
+                    print(f"{name}: {len(wanted) - len(different)} of {len(wanted)} cases as without the proxy ({time.monotonic() - began:.0f} s)", flush=True)
                     failed += len(different)
                 if child.poll() is not None:
                     sys.exit(f"weir-proxy ended with {child.returncode}")
             finally:
                 child.kill()
                 child.wait()
-    print(f"{len(direct)} cases in {len(ways)} ways through the proxy, {failed} other than without it")
+    print(f"up to {len(direct)} cases in {len(ways)} ways through the proxy, {failed} other than without it")
     sys.exit(1 if failed else 0)
 
 
