@@ -28,10 +28,8 @@ fn an_address_is_an_ip_a_name_or_a_pipe() {
         "{socket_address: {address: a, port_value: 65536}}",
         Err("socket_address.port_value: 65536 is not a port (0 to 65535)"),
     );
-    check_address(
-        "{socket_address: {protocol: UDP, address: 1.1.1.1, port_value: 1}}",
-        Err("socket_address.protocol: only TCP is implemented by weir-proxy"),
-    );
+    // Who uses an address looks whether it is one of datagrams.
+    check_address("{socket_address: {protocol: UDP, address: 1.1.1.1, port_value: 1}}", ip("1.1.1.1:1"));
     check_address("{}", Err("an address is required"));
 }
 

@@ -109,7 +109,7 @@ fn what_is_wrong_or_not_implemented_is_refused_by_name() {
     check("name: x", "filter_chains: at least one filter chain is required");
     check(
         "filter_chains: [{}], udp_listener_config: {quic_options: {}}",
-        "udp_listener_config: not implemented by weir-proxy",
+        "udp_listener_config: needs an address of protocol UDP",
     );
     check("filter_chains: [{}], use_original_dst: true", "use_original_dst: not implemented by weir-proxy");
     check(
