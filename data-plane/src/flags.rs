@@ -50,6 +50,11 @@ pub struct Flags {
     #[arg(long, env = "WEIR_PROXY_DRAIN_TIME", default_value_t = 600, value_name = "SECONDS")]
     pub drain_time_s: u64,
 
+    /// Listen also where other proxies of this machine listen: the kernel shares connections out (SO_REUSEPORT). Without
+    /// it such an address counts as in use.
+    #[arg(long, env = "WEIR_PROXY_SHARE_PORTS")]
+    pub share_ports: bool,
+
     /// Where the last good configuration of xDS is kept, so that a restart serves without a control plane.
     #[arg(long, env = "WEIR_PROXY_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,

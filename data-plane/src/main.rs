@@ -122,6 +122,7 @@ fn options(flags: &Flags, log: LogHandle) -> Options {
     Options {
         workers: flags.workers(),
         drain_time: Duration::from_secs(flags.drain_time_s),
+        share_ports: flags.share_ports,
         state_dir: flags.state_dir.clone(),
         state_secrets: flags.state_secrets,
         admin_address_path: flags.admin_address_path.clone(),

@@ -44,6 +44,8 @@ pub struct Options {
     /// 1 to 256.
     pub workers: usize,
     pub drain_time: Duration,
+    /// Listen also where other processes do, with SO_REUSEPORT.
+    pub share_ports: bool,
     /// Where the last good configuration is kept.
     pub state_dir: Option<PathBuf>,
     /// Private keys are kept there too.
@@ -88,6 +90,7 @@ impl Default for Options {
         Self {
             workers: 1,
             drain_time: Duration::from_secs(600),
+            share_ports: false,
             state_dir: None,
             state_secrets: false,
             admin_address_path: None,
@@ -248,6 +251,7 @@ fn engine(
         files: Files::default(),
         names,
         drain_time: options.drain_time,
+        share_ports: options.share_ports,
         bell: bell.clone(),
         resolved: BTreeMap::new(),
         outlier_events,

@@ -19,7 +19,7 @@ fn free_port() -> u16 {
 }
 
 fn of_group(plane: &Plane, group: &str, id: &str) -> Proxy {
-    start(&bootstrap_of(group, id, plane.xds, Api::Delta, ""), Options::default())
+    start(&bootstrap_of(group, id, plane.xds, Api::Delta, ""), Options { share_ports: true, ..Options::default() })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

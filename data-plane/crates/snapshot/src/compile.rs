@@ -53,6 +53,8 @@ pub struct Environment {
     /// The hosts that requests ask for, for dynamic forward proxying.
     pub names: DnsCaches,
     pub drain_time: Duration,
+    /// Other processes may listen on the same addresses.
+    pub share_ports: bool,
     /// Rung when a cluster's tables are out of date.
     pub bell: Bell,
     /// What DNS found, by cluster.

@@ -73,13 +73,16 @@ impl Fleet {
         let mut fleet =
             Fleet { client, management: ports.management, admins: ports.admins.clone(), control, proxies: Vec::new() };
         for ((name, cluster), admin) in nodes.into_iter().zip(&ports.admins) {
-            let arguments = [
+            let mut arguments = vec![
                 format!("--config-yaml={}", bootstrap(&name, &cluster, ports.xds, *admin)),
                 format!("--concurrency={}", given.concurrency),
                 format!("--state-dir={}", state.join(&name).display()),
                 format!("--log-level={level}"),
                 "--drain-time-s=2".to_owned(),
             ];
+            if given.proxies > 1 {
+                arguments.push("--share-ports".to_owned());
+            }
             match child::start(&name, &programs.proxy, &arguments, state.join(format!("{name}.log")), words) {
                 Ok(proxy) => fleet.proxies.push(proxy),
                 Err(failure) => {

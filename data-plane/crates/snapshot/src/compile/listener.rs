@@ -139,6 +139,7 @@ fn sockets(
         let options = ListenOptions {
             workers: environment.workers,
             reuse_port: config.reuse_port,
+            exclusive: !environment.share_ports,
             backlog: config.tcp_backlog_size.unwrap_or(4096),
             keepalive: address.tcp_keepalive.or(config.tcp_keepalive).map(keepalive),
             mode,
