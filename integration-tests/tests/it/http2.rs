@@ -361,7 +361,8 @@ async fn an_answer_before_the_end_of_the_request_arrives_whole() {
     let client = Client::connect(proxy.address("main")).await;
     for _ in 0..5 {
         let (response, mut up) = client.open(request("POST", "/"), false).await.unwrap();
-        push(&mut up, Bytes::from_static(b"part"), false).await.unwrap();
+        // The answer may come, and close the stream, before this is sent.
+        let _ = push(&mut up, Bytes::from_static(b"part"), false).await;
         let answer = soon(collect(soon(response).await.unwrap())).await.unwrap();
         assert_eq!((answer.status, &answer.body[..]), (403, &b"no"[..]));
     }
