@@ -88,7 +88,6 @@ pub struct Cluster {
     workers: usize,
     local: Option<Arc<LocalCluster>>,
     pub(crate) events: Option<Arc<dyn EventSink>>,
-    registry: Registry,
     /// It is warm only when every endpoint was checked.
     warms: bool,
 }
@@ -142,7 +141,6 @@ impl Cluster {
             workers: site.workers,
             local: site.local.clone(),
             events: site.events.clone(),
-            registry: site.registry.clone(),
             config,
         };
         if cluster.config.outlier.is_some() {
@@ -267,7 +265,7 @@ impl Cluster {
         if changed {
             self.state.stats.membership_change().inc(0);
         }
-        self.state.show_breakers(&self.config, &self.registry);
+        self.state.show_breakers(&self.config);
         if self.begin_outlier_interval() { self.refresh() } else { self.report() }
     }
 

@@ -69,9 +69,9 @@ impl ClusterState {
     }
 
     /// Lets the gauges of the circuit breakers tell of a version that takes over.
-    pub(super) fn show_breakers(&self, config: &Config, registry: &Registry) {
+    pub(super) fn show_breakers(&self, config: &Config) {
         self.limits.store(Arc::new(config.breakers.clone()));
-        let gauges = Gauges::show(&self.breakers, &self.limits, registry, || Scope::cluster(&config.stat_name));
+        let gauges = Gauges::show(&self.breakers, &self.limits, &self.registry, || Scope::cluster(&config.stat_name));
         self.gauges.store(Arc::new(gauges));
     }
 }
