@@ -7,4 +7,6 @@ mod identity;
 mod operate;
 mod serving;
 mod size;
+mod storm;
+mod streams;
 mod tiers;

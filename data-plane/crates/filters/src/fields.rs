@@ -3,7 +3,7 @@
 //! Formats are parsed when a snapshot compiles. A value that would not be a legal field value leaves its field out.
 
 use dp_format::{Format, Inputs, Missing};
-use dp_http::headers::is_value;
+use dp_http::names::is_value;
 use dp_http::{HeaderName, Headers, RequestHead, ResponseHead, StreamInfo};
 use shared_config::header::{AppendAction, HeaderMutation, HeaderValueOption};
 use shared_config::matcher::StringMatcher;

@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 
 use crate::head::{Method, RequestHead, ResponseHead};
-use crate::headers::{HeaderName, Headers, InvalidName};
+use crate::headers::Headers;
+use crate::names::{HeaderName, InvalidName};
 
 /// A field of a request or response head.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! The heads of requests and responses, whatever version of HTTP they came by.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::headers::{Headers, Span};
+use crate::headers::Headers;
 
 /// A request method (RFC 9110 §9).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -43,9 +44,11 @@ pub struct RequestHead {
     pub method: Method,
     pub scheme: Scheme,
     pub protocol: Protocol,
-    authority: Span,
-    path: Span,
-    connect_protocol: Option<Span>,
+    /// What the three below are pieces of; a piece that was replaced stays.
+    line: String,
+    authority: Range<u32>,
+    path: Range<u32>,
+    connect_protocol: Option<Range<u32>>,
     pub headers: Headers,
 }
 
@@ -128,6 +131,9 @@ impl Protocol {
 
 // === impl RequestHead ===
 
+/// Bytes that path and authority of most requests need together.
+const LINE: usize = 96;
+
 impl RequestHead {
     pub fn new(method: Method, authority: &str, path: &str) -> Self {
         let mut head = Self { method, ..Self::default() };
@@ -138,12 +144,12 @@ impl RequestHead {
 
     /// The host and optional port the request is for; empty when an HTTP/1.0 request named none.
     pub fn authority(&self) -> &str {
-        self.piece(self.authority)
+        self.piece(&self.authority)
     }
 
     /// The path with its query, as in `:path`; `*` for OPTIONS of the server, empty for CONNECT.
     pub fn path(&self) -> &str {
-        self.piece(self.path)
+        self.piece(&self.path)
     }
 
     /// The path without query and fragment.
@@ -161,31 +167,33 @@ impl RequestHead {
 
     /// The `:protocol` of an extended CONNECT (RFC 8441), or the protocol of an HTTP/1.1 upgrade, in lower case.
     pub fn connect_protocol(&self) -> Option<&str> {
-        self.connect_protocol.map(|span| self.piece(span))
+        self.connect_protocol.as_ref().map(|range| self.piece(range))
     }
 
     pub fn set_authority(&mut self, authority: &str) {
-        self.authority = self.headers.store(authority.as_bytes());
+        self.authority = self.keep(authority);
     }
 
     pub fn set_path(&mut self, path: &str) {
-        self.path = self.headers.store(path.as_bytes());
+        self.path = self.keep(path);
     }
 
     pub fn set_connect_protocol(&mut self, protocol: Option<&str>) {
-        self.connect_protocol = protocol.map(|p| self.headers.store(p.as_bytes()));
+        self.connect_protocol = protocol.map(|protocol| self.keep(protocol));
     }
 
-    /// Forgets everything but keeps the memory, for the next request on a connection.
-    pub fn clear(&mut self) {
-        let mut headers = std::mem::take(&mut self.headers);
-        headers.clear();
-        *self = Self { headers, ..Self::default() };
+    fn keep(&mut self, piece: &str) -> Range<u32> {
+        if self.line.capacity() == 0 {
+            // Room for the other pieces, too.
+            self.line.reserve(piece.len() + LINE);
+        }
+        let start = self.line.len() as u32;
+        self.line.push_str(piece);
+        start..self.line.len() as u32
     }
 
-    fn piece(&self, span: Span) -> &str {
-        // Only text goes in, so this never fails.
-        std::str::from_utf8(self.headers.bytes(span)).unwrap_or_default()
+    fn piece(&self, range: &Range<u32>) -> &str {
+        self.line.get(range.start as usize..range.end as usize).unwrap_or_default()
     }
 }
 
@@ -205,12 +213,6 @@ impl ResponseHead {
     /// 1xx: a further head follows (RFC 9110 §15.2). 101 ends HTTP on an HTTP/1.1 connection.
     pub fn is_informational(&self) -> bool {
         (100..200).contains(&self.status)
-    }
-
-    pub fn clear(&mut self) {
-        let mut headers = std::mem::take(&mut self.headers);
-        headers.clear();
-        *self = Self { headers, ..Self::default() };
     }
 }
 
@@ -237,7 +239,5 @@ mod tests {
         head.headers.append("x", b"y");
         head.set_path("/longer");
         assert_eq!((head.authority(), head.path(), head.headers.text("x")), ("host", "/longer", Some("y")));
-        head.clear();
-        assert_eq!((head.authority(), head.path(), head.headers.len()), ("", "", 0));
     }
 }

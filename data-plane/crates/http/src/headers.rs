@@ -3,35 +3,20 @@
 //! Names are lower case always. Well-known names have a number, which makes a look-up a comparison of bytes.
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// The lower-case name of a header field, made once and looked up often.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct HeaderName {
-    id: u8,
-    text: Text,
-}
-
-#[derive(Clone)]
-enum Text {
-    Static(&'static str),
-    Shared(Arc<str>),
-}
-
-/// What a header can be looked up by: a [`HeaderName`] (fast) or lower-case text.
-pub trait Key {
-    /// The number of a well-known name, 0 for any other.
-    fn id(&self) -> u8;
-    fn text(&self) -> &str;
-}
+use crate::h1::is_value;
+use crate::names::{Key, NameSet, id_of};
+use crate::spare::Spare;
 
 /// The header fields of a message, in order.
 #[derive(Clone, Default)]
 pub struct Headers {
     buf: Vec<u8>,
     entries: Vec<Entry>,
+    /// The names that may be among the entries: most look-ups end here. Names without a number count as number 0.
+    known: NameSet,
 }
 
 #[derive(Clone, Copy)]
@@ -48,228 +33,8 @@ pub(crate) struct Span {
     len: u32,
 }
 
-/// The name is not an RFC 9110 §5.6.2 token.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a header name")]
-pub struct InvalidName(pub String);
-
-macro_rules! well_known {
-    ($($constant:ident $text:literal,)+) => {
-        #[allow(non_camel_case_types, clippy::upper_case_acronyms, dead_code)]
-        #[repr(u8)]
-        enum Id { NONE, $($constant),+ }
-
-        /// The numbers of the well-known names.
-        #[allow(dead_code)]
-        pub(crate) mod id {
-            use super::Id;
-            $(pub(crate) const $constant: u8 = Id::$constant as u8;)+
-        }
-
-        /// The well-known names; the one with number `n` stands at `n - 1`.
-        pub(crate) const WELL_KNOWN: &[&str] = &[$($text),+];
-
-        /// The names that the proxy itself looks up.
-        pub mod name {
-            use super::{HeaderName, Id, Text};
-            $(pub static $constant: HeaderName = HeaderName { id: Id::$constant as u8, text: Text::Static($text) };)+
-        }
-
-        fn id_of(name: &[u8]) -> u8 {
-            const NAMES: &[(&[u8], u8)] = &[$(($text.as_bytes(), Id::$constant as u8)),+];
-            // Grouped by length, so that most names are told apart without comparing bytes.
-            const BY_LENGTH: [([u8; 8], u8); 48] = by_length(NAMES);
-            let Some((candidates, count)) = BY_LENGTH.get(name.len()) else { return 0 };
-            for index in &candidates[..*count as usize] {
-                let (text, id) = NAMES[*index as usize];
-                if text == name {
-                    return id;
-                }
-            }
-            0
-        }
-    };
-}
-
-const fn by_length(names: &[(&[u8], u8)]) -> [([u8; 8], u8); 48] {
-    let mut table = [([0u8; 8], 0u8); 48];
-    let mut i = 0;
-    while i < names.len() {
-        let length = names[i].0.len();
-        let count = table[length].1 as usize;
-        table[length].0[count] = i as u8;
-        table[length].1 += 1;
-        i += 1;
-    }
-    table
-}
-
-well_known! {
-    ACCEPT "accept",
-    ACCEPT_ENCODING "accept-encoding",
-    ACCESS_CONTROL_REQUEST_METHOD "access-control-request-method",
-    AUTHORIZATION "authorization",
-    CACHE_CONTROL "cache-control",
-    CONNECTION "connection",
-    CONTENT_ENCODING "content-encoding",
-    CONTENT_LENGTH "content-length",
-    CONTENT_TYPE "content-type",
-    COOKIE "cookie",
-    DATE "date",
-    ETAG "etag",
-    EXPECT "expect",
-    FORWARDED "forwarded",
-    GRPC_MESSAGE "grpc-message",
-    GRPC_STATUS "grpc-status",
-    GRPC_TIMEOUT "grpc-timeout",
-    HOST "host",
-    HTTP2_SETTINGS "http2-settings",
-    KEEP_ALIVE "keep-alive",
-    LOCATION "location",
-    ORIGIN "origin",
-    PROXY_AUTHENTICATE "proxy-authenticate",
-    PROXY_AUTHORIZATION "proxy-authorization",
-    PROXY_CONNECTION "proxy-connection",
-    REFERER "referer",
-    RETRY_AFTER "retry-after",
-    SEC_WEBSOCKET_KEY "sec-websocket-key",
-    SEC_WEBSOCKET_VERSION "sec-websocket-version",
-    SEC_WEBSOCKET_ACCEPT "sec-websocket-accept",
-    SERVER "server",
-    SET_COOKIE "set-cookie",
-    TE "te",
-    TRACEPARENT "traceparent",
-    TRAILER "trailer",
-    TRANSFER_ENCODING "transfer-encoding",
-    UPGRADE "upgrade",
-    USER_AGENT "user-agent",
-    VARY "vary",
-    VIA "via",
-    X_CLIENT_TRACE_ID "x-client-trace-id",
-    X_ENVOY_ATTEMPT_COUNT "x-envoy-attempt-count",
-    X_ENVOY_DECORATOR_OPERATION "x-envoy-decorator-operation",
-    X_ENVOY_DEGRADED "x-envoy-degraded",
-    X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER "x-envoy-downstream-service-cluster",
-    X_ENVOY_DOWNSTREAM_SERVICE_NODE "x-envoy-downstream-service-node",
-    X_ENVOY_EXPECTED_RQ_TIMEOUT_MS "x-envoy-expected-rq-timeout-ms",
-    X_ENVOY_EXTERNAL_ADDRESS "x-envoy-external-address",
-    X_ENVOY_FORCE_TRACE "x-envoy-force-trace",
-    X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT "x-envoy-hedge-on-per-try-timeout",
-    X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL "x-envoy-immediate-health-check-fail",
-    X_ENVOY_INTERNAL "x-envoy-internal",
-    X_ENVOY_IP_TAGS "x-envoy-ip-tags",
-    X_ENVOY_IS_TIMEOUT_RETRY "x-envoy-is-timeout-retry",
-    X_ENVOY_MAX_RETRIES "x-envoy-max-retries",
-    X_ENVOY_ORIGINAL_HOST "x-envoy-original-host",
-    X_ENVOY_ORIGINAL_PATH "x-envoy-original-path",
-    X_ENVOY_OVERLOADED "x-envoy-overloaded",
-    X_ENVOY_RATELIMITED "x-envoy-ratelimited",
-    X_ENVOY_RETRIABLE_HEADER_NAMES "x-envoy-retriable-header-names",
-    X_ENVOY_RETRIABLE_STATUS_CODES "x-envoy-retriable-status-codes",
-    X_ENVOY_RETRY_GRPC_ON "x-envoy-retry-grpc-on",
-    X_ENVOY_RETRY_ON "x-envoy-retry-on",
-    X_ENVOY_UPSTREAM_ALT_STAT_NAME "x-envoy-upstream-alt-stat-name",
-    X_ENVOY_UPSTREAM_CANARY "x-envoy-upstream-canary",
-    X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS "x-envoy-upstream-rq-per-try-timeout-ms",
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE "x-envoy-upstream-rq-timeout-alt-response",
-    X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS "x-envoy-upstream-rq-timeout-ms",
-    X_ENVOY_UPSTREAM_SERVICE_TIME "x-envoy-upstream-service-time",
-    X_FORWARDED_CLIENT_CERT "x-forwarded-client-cert",
-    X_FORWARDED_FOR "x-forwarded-for",
-    X_FORWARDED_HOST "x-forwarded-host",
-    X_FORWARDED_PORT "x-forwarded-port",
-    X_FORWARDED_PROTO "x-forwarded-proto",
-    X_REQUEST_ID "x-request-id",
-}
-
-// === impl HeaderName ===
-
-impl HeaderName {
-    /// A name for look-ups; upper-case letters are lowered.
-    ///
-    /// # Errors
-    /// `name` is empty or holds something that RFC 9110 §5.6.2 does not allow in a token.
-    pub fn new(name: &str) -> Result<Self, InvalidName> {
-        if name.is_empty() || name.len() > u16::MAX as usize || !name.bytes().all(is_token) {
-            return Err(InvalidName(name.into()));
-        }
-        let lower = name.to_ascii_lowercase();
-        Ok(Self { id: id_of(lower.as_bytes()), text: Text::Shared(lower.into()) })
-    }
-
-    pub fn as_str(&self) -> &str {
-        match &self.text {
-            Text::Static(text) => text,
-            Text::Shared(text) => text,
-        }
-    }
-}
-
-impl PartialEq for Text {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_ref() == other.as_ref()
-    }
-}
-
-impl Eq for Text {}
-
-impl std::hash::Hash for Text {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.as_ref().hash(state);
-    }
-}
-
-impl AsRef<str> for Text {
-    fn as_ref(&self) -> &str {
-        match self {
-            Text::Static(text) => text,
-            Text::Shared(text) => text,
-        }
-    }
-}
-
-impl fmt::Debug for HeaderName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_str().fmt(f)
-    }
-}
-
-impl fmt::Display for HeaderName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Key for HeaderName {
-    fn id(&self) -> u8 {
-        self.id
-    }
-    fn text(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl Key for str {
-    fn id(&self) -> u8 {
-        id_of(self.as_bytes())
-    }
-    fn text(&self) -> &str {
-        self
-    }
-}
-
-/// Whether `byte` may stand in a token (RFC 9110 §5.6.2).
-pub const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
-}
-
-/// Whether `byte` may stand in a field value (RFC 9110 §5.5): no control character but tab.
-pub fn is_value(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+thread_local! {
+    static SPARE: Spare<Entry> = const { Spare::new() };
 }
 
 // === impl Headers ===
@@ -288,14 +53,11 @@ impl Headers {
         self.entries.iter().map(|e| e.name.len as usize + e.value.len as usize + 4).sum()
     }
 
-    /// Forgets all fields but keeps the memory, for the next message on a connection.
-    pub fn clear(&mut self) {
-        self.buf.clear();
-        self.entries.clear();
-    }
-
     /// The value of the first field called `key`.
     pub fn get<K: Key + ?Sized>(&self, key: &K) -> Option<&[u8]> {
+        if !self.may_contain(key) {
+            return None;
+        }
         self.entries.iter().find(|e| self.is(e, key)).map(|e| self.bytes(e.value))
     }
 
@@ -306,11 +68,21 @@ impl Headers {
 
     /// The values of all fields called `key`, in order.
     pub fn all<'a, K: Key + ?Sized>(&'a self, key: &'a K) -> impl Iterator<Item = &'a [u8]> + 'a {
-        self.entries.iter().filter(move |e| self.is(e, key)).map(|e| self.bytes(e.value))
+        let entries = if self.may_contain(key) { &self.entries[..] } else { &[] };
+        entries.iter().filter(move |e| self.is(e, key)).map(|e| self.bytes(e.value))
     }
 
     pub fn contains<K: Key + ?Sized>(&self, key: &K) -> bool {
-        self.entries.iter().any(|e| self.is(e, key))
+        self.may_contain(key) && self.entries.iter().any(|e| self.is(e, key))
+    }
+
+    /// Whether there is a field of any of these names.
+    pub fn contains_any(&self, names: NameSet) -> bool {
+        self.known.meets(names) && self.entries.iter().any(|e| names.has(e.id))
+    }
+
+    fn may_contain<K: Key + ?Sized>(&self, key: &K) -> bool {
+        self.known.has(key.id())
     }
 
     /// All fields in order: lower-case name and value.
@@ -321,15 +93,13 @@ impl Headers {
     /// Adds a field after those that are there. `key` must be lower case; the caller checked the value.
     pub fn append<K: Key + ?Sized>(&mut self, key: &K, value: &[u8]) {
         let name = self.store(key.text().as_bytes());
-        let value = self.store(value);
-        self.entries.push(Entry { id: key.id(), name, value });
+        self.append_stored((key.id(), name), value);
     }
 
     /// Adds a field whose name comes from a peer: the codec lowers it here. The caller checked name and value.
     pub(crate) fn append_raw(&mut self, name: &[u8], value: &[u8]) {
-        let (id, name) = self.store_name(name);
-        let value = self.store(value);
-        self.entries.push(Entry { id, name, value });
+        let stored = self.store_name(name);
+        self.append_stored(stored, value);
     }
 
     /// Keeps a name in lower case, for [`Headers::append_stored`], and says its number.
@@ -342,12 +112,18 @@ impl Headers {
 
     pub(crate) fn append_stored(&mut self, (id, name): (u8, Span), value: &[u8]) {
         let value = self.store(value);
+        self.known.insert(id);
         self.entries.push(Entry { id, name, value });
     }
 
     /// All fields with the number of their name, 0 for one that is not well known.
     pub(crate) fn iter_ids(&self) -> impl Iterator<Item = (u8, &[u8], &[u8])> + '_ {
         self.entries.iter().map(|e| (e.id, self.bytes(e.name), self.bytes(e.value)))
+    }
+
+    /// Whether no value, not even one that was replaced, holds what RFC 9110 §5.5 forbids.
+    pub(crate) fn is_clean(&self) -> bool {
+        is_value(&self.buf)
     }
 
     /// The buffer as it can be shared, for [`Headers::iter_shared`].
@@ -365,13 +141,19 @@ impl Headers {
 
     /// Makes room for a head at once.
     pub(crate) fn reserve(&mut self, bytes: usize, fields: usize) {
+        if self.buf.capacity() == 0
+            && let Ok(Some((buf, entries))) = SPARE.try_with(Spare::take)
+        {
+            (self.buf, self.entries) = (buf, entries);
+        }
         self.buf.reserve(bytes);
         self.entries.reserve(fields);
     }
 
     /// Makes `value` the only value of `key`, at the place of the first field of that name.
     pub fn set<K: Key + ?Sized>(&mut self, key: &K, value: &[u8]) {
-        match self.entries.iter().position(|e| self.is(e, key)) {
+        let first = if self.may_contain(key) { self.entries.iter().position(|e| self.is(e, key)) } else { None };
+        match first {
             None => self.append(key, value),
             Some(first) => {
                 self.entries[first].value = self.store(value);
@@ -384,13 +166,31 @@ impl Headers {
         }
     }
 
+    /// The same with a decimal number.
+    pub fn set_number<K: Key + ?Sized>(&mut self, key: &K, number: u64) {
+        self.set(key, itoa::Buffer::new().format(number).as_bytes());
+    }
+
     /// Removes all fields called `key`; says whether there were any.
     pub fn remove<K: Key + ?Sized>(&mut self, key: &K) -> bool {
         if !self.contains(key) {
             return false;
         }
         self.retain_entries(|headers, entry| !headers.is(entry, key));
+        if key.id() != 0 {
+            let mut removed = NameSet::EMPTY;
+            removed.insert(key.id());
+            self.known = self.known.without(removed);
+        }
         true
+    }
+
+    /// Removes all fields of these names.
+    pub fn remove_all(&mut self, names: NameSet) {
+        if self.known.meets(names) {
+            self.retain_entries(|_, entry| !names.has(entry.id));
+            self.known = self.known.without(names);
+        }
     }
 
     /// Keeps the fields for which `keep(name, value)` holds.
@@ -429,6 +229,16 @@ impl Headers {
     }
 }
 
+impl Drop for Headers {
+    fn drop(&mut self) {
+        if self.buf.capacity() > 0 && self.entries.capacity() > 0 {
+            let (buf, entries) = (std::mem::take(&mut self.buf), std::mem::take(&mut self.entries));
+            // A thread that ends keeps nothing.
+            let _ = SPARE.try_with(|spare| spare.give(buf, entries));
+        }
+    }
+}
+
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter().map(|(n, v)| (n.to_owned(), String::from_utf8_lossy(v)))).finish()
@@ -455,6 +265,7 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::{HeaderName, name};
 
     fn headers() -> Headers {
         [("Host", "a"), ("x-a", "1"), ("X-A", "2"), ("set-cookie", "c")].into_iter().collect()
@@ -488,9 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_must_be_a_token() {
-        assert!(HeaderName::new("a b").is_err());
-        assert!(HeaderName::new("").is_err());
-        assert_eq!(HeaderName::new("Content-Length").unwrap(), name::CONTENT_LENGTH);
+    fn a_set_of_names_goes_at_once() {
+        let set = NameSet::of(&[&name::HOST, &name::SET_COOKIE, &name::DATE]);
+        let mut headers = headers();
+        assert!(headers.contains_any(set));
+        headers.remove_all(set);
+        assert!(!headers.contains_any(set) && !headers.contains(&name::HOST));
+        assert_eq!(headers.len(), 2);
+        headers.append(&name::HOST, b"b");
+        assert_eq!(headers.text("host"), Some("b"));
     }
 }

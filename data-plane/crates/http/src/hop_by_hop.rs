@@ -2,8 +2,19 @@
 //!
 //! What `Connection` names goes too, but a client must not get rid of fields that others rely on that way.
 
-use crate::headers::{Headers, id};
+use crate::headers::Headers;
+use crate::names::{NameSet, id};
 use crate::{h1, name};
+
+static HOP_BY_HOP: NameSet = NameSet::of(&[
+    &name::CONNECTION,
+    &name::HTTP2_SETTINGS,
+    &name::KEEP_ALIVE,
+    &name::PROXY_CONNECTION,
+    &name::TE,
+    &name::TRANSFER_ENCODING,
+    &name::UPGRADE,
+]);
 
 /// `Connection` names a field that is not its sender's to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +30,7 @@ impl Headers {
     /// `Connection` names a field that framing, routing or access control rest on.
     pub fn remove_hop_by_hop(&mut self) -> Result<(), InvalidConnection> {
         // Most messages have none of them.
-        if !self.iter_ids().any(|(known, ..)| is_hop_by_hop(known)) {
+        if !self.contains_any(HOP_BY_HOP) {
             return Ok(());
         }
         let mut nominated: Vec<Vec<u8>> = Vec::new();
@@ -36,7 +47,8 @@ impl Headers {
         let keeps_trailers =
             self.all(&name::TE).flat_map(h1::elements).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
         self.retain_ids(|known, name| {
-            known == id::TE && keeps_trailers || !is_hop_by_hop(known) && !nominated.iter().any(|option| option == name)
+            known == id::TE && keeps_trailers
+                || !HOP_BY_HOP.has(known) && !nominated.iter().any(|option| option == name)
         });
         if keeps_trailers {
             self.set(&name::TE, b"trailers");
@@ -50,19 +62,6 @@ fn is_plain(option: &[u8]) -> bool {
     [&b"close"[..], b"keep-alive", b"upgrade", b"http2-settings", b"proxy-connection"]
         .iter()
         .any(|plain| option.eq_ignore_ascii_case(plain))
-}
-
-fn is_hop_by_hop(known: u8) -> bool {
-    matches!(
-        known,
-        id::CONNECTION
-            | id::HTTP2_SETTINGS
-            | id::KEEP_ALIVE
-            | id::PROXY_CONNECTION
-            | id::TE
-            | id::TRANSFER_ENCODING
-            | id::UPGRADE
-    )
 }
 
 fn is_critical(name: &[u8]) -> bool {

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +18,12 @@ pub enum Address {
     Ip(SocketAddr),
     /// A unix socket; the path is empty for an unnamed one.
     Pipe(Arc<str>),
+}
+
+/// An IP address as text, made without an allocation.
+pub struct IpText {
+    bytes: [u8; 45],
+    len: usize,
 }
 
 /// What TLS said about a connection; `None` of this is known before the handshake ended.
@@ -207,7 +214,7 @@ pub type Metadata = BTreeMap<String, BTreeMap<String, String>>;
 // === impl Address ===
 
 impl Address {
-    pub fn ip(&self) -> Option<std::net::IpAddr> {
+    pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Self::Ip(address) => Some(address.ip().to_canonical()),
             Self::Pipe(_) => None,
@@ -228,6 +235,50 @@ impl std::fmt::Display for Address {
             Self::Ip(address) => address.fmt(f),
             Self::Pipe(path) => f.write_str(path),
         }
+    }
+}
+
+// === impl IpText ===
+
+impl IpText {
+    pub fn new(ip: IpAddr) -> Self {
+        let mut text = Self { bytes: [0; 45], len: 0 };
+        match ip {
+            IpAddr::V4(ip) => text.put_v4(ip.octets()),
+            // The longest is `0000:0000:0000:0000:0000:ffff:255.255.255.255`.
+            IpAddr::V6(ip) => {
+                let mut free = &mut text.bytes[..];
+                let written = write!(free, "{ip}");
+                let left = free.len();
+                debug_assert!(written.is_ok(), "an address fits");
+                text.len = 45 - left;
+            }
+        }
+        text
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn put_v4(&mut self, octets: [u8; 4]) {
+        for (index, octet) in octets.into_iter().enumerate() {
+            if index > 0 {
+                self.put(b'.');
+            }
+            if octet >= 100 {
+                self.put(b'0' + octet / 100);
+            }
+            if octet >= 10 {
+                self.put(b'0' + octet / 10 % 10);
+            }
+            self.put(b'0' + octet % 10);
+        }
+    }
+
+    fn put(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
     }
 }
 
@@ -287,5 +338,20 @@ impl StreamInfo {
             cluster_metadata: None,
             host_metadata: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_as_its_display_form() {
+        for text in ["0.0.0.0", "127.0.0.1", "10.99.100.255", "::", "::1", "2001:db8::1", "::ffff:255.255.255.255"] {
+            let ip: IpAddr = text.parse().unwrap();
+            assert_eq!(IpText::new(ip).as_bytes(), text.as_bytes());
+        }
+        let longest: IpAddr = "1111:2222:3333:4444:5555:6666:7777:8888".parse().unwrap();
+        assert_eq!(IpText::new(longest).as_bytes(), longest.to_string().as_bytes());
     }
 }

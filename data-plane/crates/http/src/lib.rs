@@ -14,15 +14,18 @@ pub mod headers;
 mod hop_by_hop;
 pub mod info;
 pub mod io;
+pub mod names;
 pub mod reply;
+mod spare;
 pub mod stream;
 
 pub use field::Field;
 pub use head::{Method, Protocol, RequestHead, ResponseHead, Scheme};
-pub use headers::{HeaderName, Headers, name};
+pub use headers::Headers;
 pub use hop_by_hop::InvalidConnection;
 pub use info::StreamInfo;
 pub use io::Io;
+pub use names::{HeaderName, NameSet, name};
 pub use reply::LocalReply;
 pub use stream::{ClientStream, Reset, ServerStream, StreamError, StreamErrorKind, WireSizes};
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use dp_filters::network::Refusal;
+use dp_filters::network::{Held, Refusal};
 use dp_format::Inputs;
 use dp_http::info::{Address, ConnectionInfo, TlsInfo};
 use dp_http::io::Io;
@@ -17,7 +17,7 @@ use dp_net::rewind::Rewind;
 use dp_net::{Reset, Resettable, Stream, tls};
 use dp_snapshot::chain_match::Facts;
 use dp_snapshot::{FilterChain, Listener, Network};
-use stdx::drain::Phase;
+use stdx::drain::{Guard, Phase};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
@@ -79,17 +79,15 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted:
     let mut early = ConnectionInfo::between(accepted.remote.clone(), accepted.local.clone());
     early.listener = Arc::clone(&listener.name);
     let mut info = Arc::new(early);
-    let logged = Arc::clone(&listener);
-    let ended = identify(worker, listener, accepted, &mut info).await;
-    log(&logged, info, began);
-    if let Err(end) = ended {
-        match end {
-            Early::Timeout => stats.downstream_pre_cx_timeout().inc(shard),
-            Early::NoChain => stats.no_filter_chain_match().inc(shard),
-            Early::Filter => stats.downstream_listener_filter_error().inc(shard),
-            Early::Closed => {}
-        }
+    // Boxed, so that an open connection holds nothing of what opening it took.
+    match Box::pin(open(worker, Arc::clone(&listener), accepted, &mut info)).await {
+        Ok(open) => carry(open).await,
+        Err(Early::Timeout) => stats.downstream_pre_cx_timeout().inc(shard),
+        Err(Early::NoChain) => stats.no_filter_chain_match().inc(shard),
+        Err(Early::Filter) => stats.downstream_listener_filter_error().inc(shard),
+        Err(Early::Closed) => {}
     }
+    log(&listener, info, began);
     stats.downstream_cx_active().dec(shard);
     stats.downstream_cx_destroy().inc(shard);
     stats.downstream_cx_length_ms().record(shard, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
@@ -119,12 +117,23 @@ fn log(listener: &Listener, info: Arc<ConnectionInfo>, began: Instant) {
     }
 }
 
-async fn identify(
+/// A connection whose filter chain is known and that was let in.
+struct Open {
+    conn: Connection,
+    io: Io,
+    reset: Reset,
+    /// What a network filter counts for as long as the connection is open.
+    _held: Held,
+    _guard: Guard,
+}
+
+/// Finds the filter chain and brings the connection to where it can carry something.
+async fn open(
     worker: Rc<Worker>,
     listener: Arc<Listener>,
     accepted: Accepted,
     known: &mut Arc<ConnectionInfo>,
-) -> Result<(), Early> {
+) -> Result<Open, Early> {
     let shard = worker.shard;
     let mut found = Found::new(accepted);
     if !listener.filters.is_empty() {
@@ -138,15 +147,14 @@ async fn identify(
         }
     }
     let chain = choose(&listener, &found).ok_or(Early::NoChain)?;
-    let _guard = chain.drain.guard();
+    let guard = chain.drain.guard();
     let Found { stream, server_name, mut info, .. } = found;
     info.id = worker.next_id();
     info.start = SystemTime::now();
     info.listener = Arc::clone(&listener.name);
     info.filter_chain = Arc::clone(&chain.name);
     info.requested_server_name = server_name;
-    // Held for as long as the connection is open.
-    let _held = match chain.filters.on_connection(shard) {
+    let held = match chain.filters.on_connection(shard) {
         Ok(held) => held,
         Err(refusal) => {
             *known = Arc::new(info);
@@ -174,13 +182,7 @@ async fn identify(
         }
     }
     let conn = Connection { worker, listener, chain, info: Arc::clone(known) };
-    let mut phase = conn.chain.drain.watch();
-    tokio::select! {
-        () = carry(conn, io, reset) => {}
-        // The drain time is over: what still runs is cut.
-        _ = phase.wait_for(|phase| *phase == Phase::Now) => {}
-    }
-    Ok(())
+    Ok(Open { conn, io, reset, _held: held, _guard: guard })
 }
 
 fn stream_info(info: &Arc<ConnectionInfo>) -> StreamInfo {
@@ -200,18 +202,23 @@ async fn refuse<S>(chain: &FilterChain, info: StreamInfo, refusal: Refusal, stre
     drop(stream);
 }
 
-/// Hands the bytes to what the chain ends in.
-async fn carry(conn: Connection, io: Io, reset: Reset) {
-    match &conn.chain.network {
-        Network::Http(hcm) => {
-            let hcm = Arc::clone(hcm);
-            http_connection::serve(conn, hcm, io).await;
+/// Hands the bytes to what the chain ends in, for as long as the connection may last.
+async fn carry(open: Open) {
+    let Open { conn, io, reset, _held, _guard } = open;
+    let chain = Arc::clone(&conn.chain);
+    let mut phase = chain.drain.watch();
+    let carried = async {
+        match &chain.network {
+            Network::Http(hcm) => http_connection::serve(conn, Arc::clone(hcm), io).await,
+            // Boxed, so that a connection of HTTP does not pay for what TCP needs.
+            Network::Tcp(proxy) => Box::pin(tcp::serve(conn, proxy, tcp::Down { io, reset })).await,
+            Network::Close => {}
         }
-        Network::Tcp(proxy) => {
-            let proxy = Arc::clone(proxy);
-            tcp::serve(conn, &proxy, tcp::Down { io, reset }).await;
-        }
-        Network::Close => {}
+    };
+    tokio::select! {
+        () = carried => {}
+        // The drain time is over: what still runs is cut.
+        _ = phase.wait_for(|phase| *phase == Phase::Now) => {}
     }
 }
 

@@ -54,7 +54,7 @@ impl Drop for Finish {
 }
 
 /// Ends the stream.
-pub(crate) fn log(mut stream: Stream<'_>) {
+pub(crate) fn log(stream: &mut Stream<'_>) {
     let now = Instant::now();
     let duration = stream.since_start(now);
     stream.info.duration = Some(duration);
@@ -62,7 +62,7 @@ pub(crate) fn log(mut stream: Stream<'_>) {
     stream.info.sizes.response_headers = sizes.head_out;
     let chain = stream.chain().clone();
     stream.filters.end(&chain, &stream.info);
-    count(&stream, duration);
+    count(stream, duration);
     let hcm = &stream.hcm;
     if hcm.access_logs.is_empty() {
         return;

@@ -47,7 +47,7 @@ pub(crate) async fn serve(conn: Connection, hcm: Arc<Hcm>, io: Io) {
         stats.downstream_cx_ssl_active().inc(shard);
     }
     let codec = h1::ServerConn::new(io, Arc::clone(&hcm.http1));
-    let end = identify(conn, hcm, codec).await;
+    let end = carry(conn, hcm, codec).await;
     if is_tls {
         stats.downstream_cx_ssl_active().dec(shard);
     }
@@ -94,44 +94,22 @@ impl End {
 /// How long a client that speaks no HTTP/2 where it has to is listened to before its connection ends.
 const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Finds out which version of HTTP the client speaks.
-async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) -> End {
-    let alpn = conn.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
-    let known = match (hcm.config.codec, alpn) {
-        (Codec::Http1, _) => Some(Version::Http1),
-        (Codec::Http2, _) | (Codec::Auto, Some("h2")) => Some(Version::Http2),
-        (Codec::Auto, Some(_)) => Some(Version::Http1),
-        (Codec::Auto, None) => None,
-    };
+async fn carry(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) -> End {
     let mut timer = LazyTimer::default();
-    let version = match known {
-        Some(Version::Http1) => Version::Http1,
-        Some(Version::Http2) | None => {
-            let wait = deadline(Instant::now(), hcm.config.http.idle_timeout);
-            match timer.before(wait, codec.detect()).await {
-                // What does not begin as HTTP/2 must is read away before the end, so that the end is no reset.
-                Some(Some(Version::Http1)) if known.is_some() => {
-                    hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
-                    timer.before(deadline(Instant::now(), Some(REFUSED_PATIENCE)), codec.close()).await;
-                    return End::Local;
-                }
-                Some(Some(version)) => version,
-                Some(None) => return End::Remote,
-                None => return End::Idle,
-            }
-        }
+    let version = match identify(&conn, &hcm, &mut codec, &mut timer).await {
+        Ok(version) => version,
+        Err(end) => return end,
     };
+    let (stats, shard) = (Arc::clone(&hcm.stats), conn.worker.shard);
     match version {
         Version::Http1 => {
-            let (stats, shard) = (Arc::clone(&hcm.stats), conn.worker.shard);
             stats.downstream_cx_http1_total().inc(shard);
             stats.downstream_cx_http1_active().inc(shard);
-            let end = serve_http1(conn, hcm, codec, timer).await;
+            let end = serve_http1(&conn, hcm, &mut codec, &mut timer).await;
             stats.downstream_cx_http1_active().dec(shard);
             end
         }
         Version::Http2 => {
-            let (stats, shard) = (Arc::clone(&hcm.stats), conn.worker.shard);
             stats.downstream_cx_http2_total().inc(shard);
             stats.downstream_cx_http2_active().inc(shard);
             let (io, start) = codec.into_parts();
@@ -143,10 +121,37 @@ async fn identify(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn) ->
     }
 }
 
+/// Finds out which version of HTTP the client speaks.
+async fn identify(
+    conn: &Connection,
+    hcm: &Hcm,
+    codec: &mut h1::ServerConn,
+    timer: &mut LazyTimer,
+) -> Result<Version, End> {
+    let alpn = conn.info.tls.as_ref().and_then(|tls| tls.alpn.as_deref());
+    let known = match (hcm.config.codec, alpn) {
+        (Codec::Http2, _) | (Codec::Auto, Some("h2")) => Some(Version::Http2),
+        (Codec::Http1, _) | (Codec::Auto, Some(_)) => return Ok(Version::Http1),
+        (Codec::Auto, None) => None,
+    };
+    let wait = deadline(Instant::now(), hcm.config.http.idle_timeout);
+    match timer.before(wait, codec.detect()).await {
+        // What does not begin as HTTP/2 must is read away before the end, so that the end is no reset.
+        Some(Some(Version::Http1)) if known.is_some() => {
+            hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
+            timer.before(deadline(Instant::now(), Some(REFUSED_PATIENCE)), codec.close()).await;
+            Err(End::Local)
+        }
+        Some(Some(version)) => Ok(version),
+        Some(None) => Err(End::Remote),
+        None => Err(End::Idle),
+    }
+}
+
 // === HTTP/1 ===
 
-async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn, mut timer: LazyTimer) -> End {
-    let mut view = View::new(&conn, hcm);
+async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerConn, timer: &mut LazyTimer) -> End {
+    let mut view = View::new(conn, hcm);
     let born = Instant::now();
     let mut served: u32 = 0;
     let mut draining = conn.chain.drain.watch();
@@ -178,7 +183,8 @@ async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn,
         let head = match head {
             Some(Ok(Some(head))) if !is_method_allowed(&head, &view) => {
                 let error = HeadError { status: 400, details: "http1.codec_error" };
-                refuse(&conn, &view, &mut codec, &mut timer, error).await;
+                // Boxed, as this is rare.
+                Box::pin(refuse(conn, &view, codec, timer, error)).await;
                 break End::Local;
             }
             Some(Ok(Some(head))) => head,
@@ -186,7 +192,7 @@ async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn,
             refused => {
                 let late = HeadError { status: 408, details: "request_header_timeout" };
                 let error = refused.and_then(Result::err).unwrap_or(late);
-                refuse(&conn, &view, &mut codec, &mut timer, error).await;
+                Box::pin(refuse(conn, &view, codec, timer, error)).await;
                 break End::Local;
             }
         };
@@ -202,9 +208,12 @@ async fn serve_http1(conn: Connection, hcm: Arc<Hcm>, mut codec: h1::ServerConn,
         if last.is_some() {
             codec.close_after_response();
         }
-        let stream = begin(&conn, &view, head, ServerStream::H1(&mut codec), &mut timer, start);
         // Boxed, so that a connection that waits for its next request holds nothing of the last one.
-        Box::pin(stream::serve(stream)).await;
+        let exchange = Box::pin(async {
+            let mut stream = begin(conn, &view, head, ServerStream::H1(codec), timer, start);
+            stream::serve(&mut stream).await;
+        });
+        exchange.await;
         if !codec.is_keep_alive() {
             break last.unwrap_or(End::Local);
         }
@@ -267,7 +276,7 @@ async fn refuse(conn: &Connection, view: &View, codec: &mut h1::ServerConn, time
     let body = if unserved { "" } else { h1::reason_phrase(error.status) };
     let local = LocalReply::new(error.status, error.details).body(body).flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
     reply::fault(&mut stream, Fault::Reply(Box::new(local))).await;
-    finish::log(stream);
+    finish::log(&mut stream);
 }
 
 // === HTTP/2 ===
@@ -336,8 +345,8 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         let start = idle_since;
         tokio::task::spawn_local(async move {
             let mut timer = LazyTimer::default();
-            let stream = begin(&conn, &view, head, ServerStream::H2(Box::new(down)), &mut timer, start);
-            stream::serve(stream).await;
+            let mut stream = begin(&conn, &view, head, ServerStream::H2(Box::new(down)), &mut timer, start);
+            stream::serve(&mut stream).await;
             active.set(active.get() - 1);
             if active.get() == 0 {
                 ended.notify_one();

@@ -4,9 +4,9 @@
 
 use std::net::IpAddr;
 
-use dp_http::info::Address;
+use dp_http::info::{Address, IpText};
 use dp_http::stream::ServerStream;
-use dp_http::{HeaderName, Headers, LocalReply, Method, Protocol, ResponseHead, Scheme, name};
+use dp_http::{HeaderName, Headers, LocalReply, Method, NameSet, Protocol, ResponseHead, Scheme, name};
 use shared_config::hcm::{AddressDetection, HttpConnectionManager, ServerHeader};
 
 use crate::fault::Fault;
@@ -20,7 +20,7 @@ mod upstream;
 pub(crate) use upstream::{attempt, from_upstream, prepare, set_path};
 
 /// Headers by which a stranger could steer the proxy (Envoy strips them from all requests that are not internal).
-static STEERING: &[&HeaderName] = &[
+static STEERING: NameSet = NameSet::of(&[
     &name::X_ENVOY_RETRY_ON,
     &name::X_ENVOY_RETRY_GRPC_ON,
     &name::X_ENVOY_MAX_RETRIES,
@@ -34,16 +34,16 @@ static STEERING: &[&HeaderName] = &[
     &name::X_ENVOY_FORCE_TRACE,
     &name::X_ENVOY_IP_TAGS,
     &name::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
-];
+]);
 
 /// What only proxies of ours may have written (Envoy strips them from requests that come in from outside).
-static OURS: &[&HeaderName] = &[
+static OURS: NameSet = NameSet::of(&[
     &name::X_ENVOY_DECORATOR_OPERATION,
     &name::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER,
     &name::X_ENVOY_DOWNSTREAM_SERVICE_NODE,
     &name::X_ENVOY_ORIGINAL_PATH,
     &name::X_ENVOY_ORIGINAL_HOST,
-];
+]);
 
 /// Makes the head of a request one that routes and filters can believe.
 pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
@@ -56,15 +56,17 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     stream.request.headers.remove(&name::X_ENVOY_INTERNAL);
     let edge = who(stream, config)?;
     if edge {
-        remove_all(&mut stream.request.headers, OURS.iter().copied());
+        stream.request.headers.remove_all(OURS);
     }
     if !stream.info.internal {
-        remove_all(&mut stream.request.headers, STEERING.iter().copied());
-        remove_all(&mut stream.request.headers, &hcm.internal_only);
+        stream.request.headers.remove_all(STEERING);
+        for field in &hcm.internal_only {
+            stream.request.headers.remove(field);
+        }
     }
     if edge {
         if let Some(client) = stream.info.client.ip() {
-            stream.request.headers.set(&name::X_ENVOY_EXTERNAL_ADDRESS, client.to_string().as_bytes());
+            stream.request.headers.set(&name::X_ENVOY_EXTERNAL_ADDRESS, IpText::new(client).as_bytes());
         }
     } else if stream.info.internal {
         stream.request.headers.set(&name::X_ENVOY_INTERNAL, b"true");
@@ -77,16 +79,10 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     client_cert::apply(&mut stream.request.headers, &stream.conn.info, &config.client_certificate);
     request_id(stream, config, edge);
     if !config.via.is_empty() {
-        append_list(&mut stream.request.headers, &name::VIA, ", ", &config.via);
+        append_list(&mut stream.request.headers, &name::VIA, b", ", config.via.as_bytes());
     }
     expect(stream, config);
     Ok(())
-}
-
-fn remove_all<'n>(headers: &mut Headers, fields: impl IntoIterator<Item = &'n HeaderName>) {
-    for field in fields {
-        headers.remove(field);
-    }
 }
 
 fn check_host(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
@@ -231,7 +227,7 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
         && let Some(port) = stream.conn.info.local.port()
         && (client.use_remote_address && client.xff_trusted_hops == 0 || !headers.contains(&name::X_FORWARDED_PORT))
     {
-        headers.set(&name::X_FORWARDED_PORT, port.to_string().as_bytes());
+        headers.set_number(&name::X_FORWARDED_PORT, u64::from(port));
     }
     let internal = &client.internal;
     let is_internal = match stream.info.client.ip() {
@@ -245,9 +241,10 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
 fn append_forwarded_for(headers: &mut Headers, remote: &Address, as_mapped_ipv6: bool) {
     match remote.ip() {
         Some(IpAddr::V4(ip)) if as_mapped_ipv6 => {
-            append_list(headers, &name::X_FORWARDED_FOR, ",", &ip.to_ipv6_mapped().to_string());
+            let text = IpText::new(IpAddr::V6(ip.to_ipv6_mapped()));
+            append_list(headers, &name::X_FORWARDED_FOR, b",", text.as_bytes());
         }
-        Some(ip) => append_list(headers, &name::X_FORWARDED_FOR, ",", &ip.to_string()),
+        Some(ip) => append_list(headers, &name::X_FORWARDED_FOR, b",", IpText::new(ip).as_bytes()),
         None => {}
     }
 }
@@ -298,23 +295,20 @@ fn detect(
 }
 
 /// Adds an entry to a comma-separated field; what comes before it is put on one line.
-pub(crate) fn append_list(headers: &mut Headers, field: &HeaderName, separator: &str, entry: &str) {
-    let value = match headers.text(field) {
-        None | Some("") => entry.to_owned(),
-        Some(_) => {
-            let mut all = String::new();
-            for value in headers.all(field).filter_map(|v| std::str::from_utf8(v).ok()) {
-                if !all.is_empty() {
-                    all.push(',');
-                }
-                all.push_str(value);
-            }
-            all.push_str(separator);
-            all.push_str(entry);
-            all
+pub(crate) fn append_list(headers: &mut Headers, field: &HeaderName, separator: &[u8], entry: &[u8]) {
+    if headers.get(field).is_none_or(<[u8]>::is_empty) {
+        return headers.set(field, entry);
+    }
+    let mut all = Vec::new();
+    for value in headers.all(field) {
+        if !all.is_empty() {
+            all.push(b',');
         }
-    };
-    headers.set(field, value.as_bytes());
+        all.extend_from_slice(value);
+    }
+    all.extend_from_slice(separator);
+    all.extend_from_slice(entry);
+    headers.set(field, &all);
 }
 
 /// The scheme the client used, as far as it can be known. What the upstream is told is decided in `upstream.rs`.
@@ -391,6 +385,6 @@ pub(crate) fn response(stream: &mut Stream<'_>, head: &mut ResponseHead, opens: 
         head.headers.set(&name::X_REQUEST_ID, id);
     }
     if !config.via.is_empty() {
-        append_list(&mut head.headers, &name::VIA, ", ", &config.via);
+        append_list(&mut head.headers, &name::VIA, b", ", config.via.as_bytes());
     }
 }

@@ -81,7 +81,7 @@ fn send_head(stream: &mut Stream<'_>, upstream: &mut Upstream, held: Option<&Byt
         stream.finish.open_tunnel();
     }
     if let Some(body) = held {
-        upstream.head.headers.set(&name::CONTENT_LENGTH, body.len().to_string().as_bytes());
+        upstream.head.headers.set_number(&name::CONTENT_LENGTH, body.len() as u64);
     }
     normalize::response(stream, &mut upstream.head, opens);
     let end = !opens && held.map_or(upstream.is_complete(), Bytes::is_empty);

@@ -120,7 +120,7 @@ async fn back(stream: &mut Stream<'_>, head: &mut ResponseHead, body: &mut Bytes
     if stream.filters.reads_response() && !body.is_empty() {
         let mut cx = Cx::response(&mut stream.info, now, &stream.request);
         let _ = stream.filters.response_data(&chain, &mut cx, body, true);
-        head.headers.set(&name::CONTENT_LENGTH, body.len().to_string().as_bytes());
+        head.headers.set_number(&name::CONTENT_LENGTH, body.len() as u64);
     }
 }
 
@@ -134,7 +134,7 @@ fn frame(head: &mut ResponseHead, body: &Bytes) {
         }
         return;
     }
-    headers.set(&name::CONTENT_LENGTH, body.len().to_string().as_bytes());
+    headers.set_number(&name::CONTENT_LENGTH, body.len() as u64);
     if !headers.contains(&name::CONTENT_TYPE) {
         headers.append(&name::CONTENT_TYPE, b"text/plain");
     }
@@ -153,7 +153,7 @@ fn to_grpc(head: &mut ResponseHead, reply: &LocalReply, body: &Bytes) {
     head.status = 200;
     head.headers.remove(&name::CONTENT_LENGTH);
     head.headers.set(&name::CONTENT_TYPE, b"application/grpc");
-    head.headers.set(&name::GRPC_STATUS, status.to_string().as_bytes());
+    head.headers.set_number(&name::GRPC_STATUS, u64::from(status));
     if !body.is_empty() {
         head.headers.set(&name::GRPC_MESSAGE, percent_encode(body).as_bytes());
     }

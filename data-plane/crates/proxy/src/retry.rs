@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use dp_http::flags::Flags;
 use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
-use dp_http::{RequestHead, ResponseHead};
+use dp_http::{RequestHead, ResponseHead, name};
 use dp_upstream::{Checkout, CheckoutOptions, ConnectError, Endpoint, Guard, Outcome, Proxied, Resource};
 use shared_config::cluster::HttpOptions;
 use shared_config::route::RetryPolicy;
@@ -221,7 +221,7 @@ async fn attempt(
     stream.clocks.connected = false;
     match answered {
         Ok(head) => {
-            if endpoint.checked && head.headers.contains("x-envoy-immediate-health-check-fail") {
+            if endpoint.checked && head.headers.contains(&name::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
                 chosen.cluster.fail_passively(&endpoint);
             }
             request.answered(&stream.request, &head, stream.clocks.now);
@@ -255,7 +255,8 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
     let checkout = {
         let mut checkout = std::pin::pin!(async {
             if ends_tunnel {
-                let made = pools.connect_raw(cluster, endpoint, &options).await?;
+                // Boxed, because few requests need it.
+                let made = Box::pin(pools.connect_raw(cluster, endpoint, &options)).await?;
                 return Ok(made.into_checkout(cluster));
             }
             pools.checkout(cluster, endpoint, &options).await

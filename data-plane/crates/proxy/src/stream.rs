@@ -61,9 +61,9 @@ pub(crate) struct Stream<'c> {
 }
 
 /// Serves one request; afterwards the codec knows whether its connection can serve another.
-pub(crate) async fn serve(mut stream: Stream<'_>) {
-    if let Err(fault) = proxy(&mut stream).await {
-        reply::fault(&mut stream, fault).await;
+pub(crate) async fn serve(stream: &mut Stream<'_>) {
+    if let Err(fault) = proxy(stream).await {
+        reply::fault(stream, fault).await;
     }
     finish::log(stream);
 }

@@ -16,7 +16,7 @@ mod table;
 mod weight;
 
 use dp_format::FormatError;
-use dp_http::headers::InvalidName;
+use dp_http::names::InvalidName;
 
 pub use hash::{HashPolicies, Hashed};
 pub use headers::{HeaderLevels, HeaderPlan, HeaderSteps};

@@ -153,7 +153,7 @@ impl Chunked {
                 At::Size
             }
             (At::Extension, byte) => {
-                if !crate::headers::is_value(byte) {
+                if !crate::names::is_value(byte) {
                     return Err("chunk_extension_invalid");
                 }
                 self.extensions += 1;

@@ -2,11 +2,14 @@
 //!
 //! Strict: lines end with CRLF, no folding, no space around a name, no control character in a value. Pure.
 
-use memchr::{memchr, memchr_iter, memmem};
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use memchr::{memchr, memchr_iter};
 
 use super::HeadError;
 use crate::Headers;
-use crate::headers::{id, is_token};
+use crate::names::{id, is_token};
 
 /// What to do with a field whose name holds an underscore (Envoy's `headers_with_underscores_action`). Some servers
 /// take `_` for `-`, which lets a client write names past a rule for `-`.
@@ -34,7 +37,8 @@ impl Default for FieldRules {
 
 /// The index behind the empty line that ends a block of fields, looking from `from` on.
 pub(super) fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
-    memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4)
+    static EMPTY_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+    EMPTY_LINE.find(&bytes[from..]).map(|at| from + at + 4)
 }
 
 /// Whether some LF from `from` on has no CR before it. Found early, so that nobody waits for an end that never comes.

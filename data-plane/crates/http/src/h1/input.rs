@@ -34,12 +34,7 @@ impl Input {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        self.make_room();
-        let room = self.bytes.capacity() - self.bytes.len();
-        let read = poll_read_buf(Pin::new(io), cx, &mut self.bytes);
-        if self.bytes.is_empty() {
-            self.release();
-        }
+        let (room, read) = if self.make_room() { self.read_more(io, cx) } else { self.read_first(io, cx) };
         let read = ready!(read)?;
         self.eof = read == 0;
         if read == room {
@@ -50,6 +45,26 @@ impl Input {
         Poll::Ready(Ok(read))
     }
 
+    /// Reads behind what is there, or into what is left of the buffer.
+    fn read_more(&mut self, io: &mut Io, cx: &mut Context<'_>) -> (usize, Poll<io::Result<usize>>) {
+        let room = self.bytes.capacity() - self.bytes.len();
+        let read = poll_read_buf(Pin::new(io), cx, &mut self.bytes);
+        self.release();
+        (room, read)
+    }
+
+    /// Reads into a buffer that is only kept when something came.
+    fn read_first(&mut self, io: &mut Io, cx: &mut Context<'_>) -> (usize, Poll<io::Result<usize>>) {
+        let ((room, read), filled) = pool::read_into(usize::from(self.next_class), |buffer| {
+            (buffer.capacity(), poll_read_buf(Pin::new(io), cx, buffer))
+        });
+        if let Some(bytes) = filled {
+            self.bytes = bytes;
+            self.class = self.next_class;
+        }
+        (room, read)
+    }
+
     /// A new message begins: its head is read with the smallest buffer.
     pub(super) fn begin_message(&mut self) {
         self.next_class = 0;
@@ -57,26 +72,29 @@ impl Input {
 
     /// Gives the buffer back when it holds nothing.
     pub(super) fn release(&mut self) {
-        if self.bytes.is_empty() {
+        if self.bytes.is_empty() && self.bytes.capacity() > 0 {
             pool::give_read(std::mem::take(&mut self.bytes), usize::from(self.class));
         }
     }
 
-    fn make_room(&mut self) {
-        let size = CLASSES[usize::from(self.next_class)];
+    /// Whether there is a buffer with room to read into.
+    fn make_room(&mut self) -> bool {
         if !self.bytes.is_empty() {
             if self.bytes.capacity() - self.bytes.len() < MIN_ROOM {
                 self.bytes.reserve(self.bytes.len().max(CLASSES[0]));
             }
-            return;
+            return true;
         }
+        if self.bytes.capacity() == 0 {
+            return false;
+        }
+        let size = CLASSES[usize::from(self.next_class)];
         // What was handed on may still be in use; half of the buffer is worth a read all the same.
         if self.class == self.next_class && (self.bytes.try_reclaim(size) || self.bytes.capacity() >= size / 2) {
-            return;
+            return true;
         }
         self.release();
-        self.bytes = pool::take_read(usize::from(self.next_class));
-        self.class = self.next_class;
+        false
     }
 }
 

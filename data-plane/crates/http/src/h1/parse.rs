@@ -5,7 +5,7 @@
 use super::HeadError;
 use super::body::{Body, Chunked};
 use super::fields::{self, FieldRules};
-use crate::headers::id;
+use crate::names::id;
 use crate::{Headers, Method, Protocol, RequestHead, ResponseHead, Scheme, authority, name};
 
 /// A request head and what the codec needs to know of it.

@@ -27,20 +27,40 @@ thread_local! {
 }
 
 /// An empty buffer with room for a read of this class.
-pub(super) fn take_read(class: usize) -> BytesMut {
-    let kept = POOL.try_with(|pool| {
-        let list = &mut pool.borrow_mut().read[class];
-        for _ in 0..TRIES.min(list.len()) {
-            let mut buffer = list.pop()?;
-            // Pieces of the buffer may still be on their way out; then it is not free yet.
-            if buffer.try_reclaim(CLASSES[class]) {
-                return Some(buffer);
-            }
-            list.insert(0, buffer);
+fn take_free(list: &mut Vec<BytesMut>, class: usize) -> BytesMut {
+    for _ in 0..TRIES.min(list.len()) {
+        let Some(mut buffer) = list.pop() else { break };
+        // Pieces of the buffer may still be on their way out; then it is not free yet.
+        if buffer.try_reclaim(CLASSES[class]) {
+            return buffer;
         }
-        None
-    });
-    kept.ok().flatten().unwrap_or_else(|| BytesMut::with_capacity(CLASSES[class]))
+        list.insert(0, buffer);
+    }
+    BytesMut::with_capacity(CLASSES[class])
+}
+
+/// Lets `read` put something into an empty buffer of this class. Only a buffer that holds something then leaves the
+/// list, so that looking for bytes that are not there costs little.
+pub(super) fn read_into<T>(class: usize, read: impl FnOnce(&mut BytesMut) -> T) -> (T, Option<BytesMut>) {
+    POOL.with(|pool| match pool.try_borrow_mut() {
+        Ok(mut pool) => {
+            let list = &mut pool.read[class];
+            if !list.last_mut().is_some_and(|buffer| buffer.try_reclaim(CLASSES[class])) {
+                let free = take_free(list, class);
+                list.push(free);
+            }
+            let Some(buffer) = list.last_mut() else { unreachable!("a buffer was just put there") };
+            let result = read(buffer);
+            let filled = if buffer.is_empty() { None } else { list.pop() };
+            (result, filled)
+        }
+        // Whoever is read from reads by this list, too.
+        Err(_) => {
+            let mut buffer = BytesMut::with_capacity(CLASSES[class]);
+            let result = read(&mut buffer);
+            (result, Some(buffer).filter(|buffer| !buffer.is_empty()))
+        }
+    })
 }
 
 /// Gives an empty read buffer back.

@@ -11,7 +11,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::{self, Uri};
 use http::{Request, Response, StatusCode, Version};
 
-use crate::headers::{Headers, WELL_KNOWN, id};
+use crate::headers::Headers;
+use crate::names::{WELL_KNOWN, id};
 use crate::stream::{Reset, StreamError, StreamErrorKind};
 use crate::{Method, Protocol, RequestHead, ResponseHead, Scheme, authority, h1, name};
 

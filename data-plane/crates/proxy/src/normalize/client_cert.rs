@@ -53,7 +53,7 @@ pub(super) fn apply(headers: &mut Headers, connection: &ConnectionInfo, config: 
         }
     }
     if config.mode == ForwardMode::AppendForward {
-        super::append_list(headers, &name::X_FORWARDED_CLIENT_CERT, ",", &entry);
+        super::append_list(headers, &name::X_FORWARDED_CLIENT_CERT, b",", entry.as_bytes());
     } else {
         headers.set(&name::X_FORWARDED_CLIENT_CERT, entry.as_bytes());
     }

@@ -44,7 +44,7 @@ fn set_host(stream: &mut Stream<'_>, chosen: &Chosen, host: &str) {
     if chosen.plan().config.append_x_forwarded_host && !old.is_empty() {
         let last = headers.text(&name::X_FORWARDED_HOST).and_then(|list| list.rsplit(',').next());
         if last.is_none_or(|last| last.trim() != old) {
-            super::append_list(headers, &name::X_FORWARDED_HOST, ",", &old);
+            super::append_list(headers, &name::X_FORWARDED_HOST, b",", old.as_bytes());
         }
     }
     if envoy_headers(stream) && !stream.request.headers.contains(&name::X_ENVOY_ORIGINAL_HOST) {
@@ -67,15 +67,14 @@ pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpo
         stream.request.headers.set(&name::X_ENVOY_IS_TIMEOUT_RETRY, after_timeout);
     }
     if chosen.route().attempt_count_in_request {
-        stream.request.headers.set(&name::X_ENVOY_ATTEMPT_COUNT, number.to_string().as_bytes());
+        stream.request.headers.set_number(&name::X_ENVOY_ATTEMPT_COUNT, u64::from(number));
     }
     let respected = stream.chain().router().is_some_and(|router| router.respect_expected_rq_timeout)
         && stream.request.headers.contains(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS);
     if envoy_headers(stream) && !respected {
         let timeout = [stream.clocks.per_try_limit, stream.clocks.route_timeout].into_iter().flatten().min();
         if let Some(timeout) = timeout {
-            let ms = timeout.as_millis().to_string();
-            stream.request.headers.set(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, ms.as_bytes());
+            stream.request.headers.set_number(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, timeout.as_millis() as u64);
         }
     }
     match stream.hcm.config.scheme {
@@ -96,11 +95,10 @@ pub(crate) fn from_upstream(stream: &mut Stream<'_>, chosen: &Chosen, head: &mut
         let timing = &stream.info.timing;
         let sent = timing.request_complete.max(timing.upstream_first_sent).unwrap_or_default();
         let took = timing.upstream_first_received.unwrap_or_default().saturating_sub(sent);
-        head.headers.set(&name::X_ENVOY_UPSTREAM_SERVICE_TIME, took.as_millis().to_string().as_bytes());
+        head.headers.set_number(&name::X_ENVOY_UPSTREAM_SERVICE_TIME, took.as_millis() as u64);
     }
     if chosen.route().attempt_count_in_response {
-        let attempts = stream.info.upstream.attempts.to_string();
-        head.headers.set(&name::X_ENVOY_ATTEMPT_COUNT, attempts.as_bytes());
+        head.headers.set_number(&name::X_ENVOY_ATTEMPT_COUNT, u64::from(stream.info.upstream.attempts));
     }
     for cookie in stream.set_cookies.drain(..) {
         head.headers.append(&name::SET_COOKIE, cookie.as_bytes());
