@@ -45,8 +45,11 @@ impl Subscriber {
         for _ in 0..count {
             let response = self.responses.message().await?.ok_or_else(|| tonic::Status::aborted("ended"))?;
             *came.entry(response.type_url.clone()).or_default() += response.resources.len();
-            let acknowledged =
-                DeltaDiscoveryRequest { type_url: response.type_url, response_nonce: response.nonce, ..Default::default() };
+            let acknowledged = DeltaDiscoveryRequest {
+                type_url: response.type_url,
+                response_nonce: response.nonce,
+                ..Default::default()
+            };
             self.requests.send(acknowledged).expect("open");
         }
         Ok(came)
@@ -59,7 +62,9 @@ async fn ten_thousand_streams_that_open_at_once_are_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let plane = Plane::start(folder.path(), LOOPBACK).await;
     let text = |port: u16| {
-        format!("listeners:\n  web: \"127.0.0.1:0\"\nroutes:\n  - to: a\nclusters:\n  a: [\"127.0.0.1:{port}\"]\n  b: [\"127.0.0.1:9\"]\n")
+        format!(
+            "listeners:\n  web: \"127.0.0.1:0\"\nroutes:\n  - to: a\nclusters:\n  a: [\"127.0.0.1:{port}\"]\n  b: [\"127.0.0.1:9\"]\n"
+        )
     };
     plane.apply(&text(1)).await;
 

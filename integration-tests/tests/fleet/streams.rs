@@ -11,10 +11,7 @@ fn separate(id: &str, xds: std::net::SocketAddr, api: Api) -> String {
     let aggregated = bootstrap(id, xds, api, "");
     let statics = aggregated.find("static_resources:").expect("there");
     let node = aggregated.lines().next().expect("a node");
-    format!(
-        "{node}\ndynamic_resources:\n  cds_config: {source}\n  lds_config: {source}\n{}",
-        &aggregated[statics..]
-    )
+    format!("{node}\ndynamic_resources:\n  cds_config: {source}\n  lds_config: {source}\n{}", &aggregated[statics..])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
