@@ -3,7 +3,7 @@
 use integration_tests::config::{bootstrap, cluster, hcm, listener, to, with_admin};
 use integration_tests::eventually::eventually;
 use integration_tests::proxy::{Running, start};
-use integration_tests::upstream::Origin;
+use integration_tests::upstream::{Origin, reply};
 use serde_json::{Value, json};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -52,4 +52,49 @@ fn more_pools_than_allowed_overflow() {
     let answer = proxy.connect().ask(GET);
     assert_eq!((answer.status(), answer.header("x-envoy-overloaded")), (503, Some("true")));
     assert_eq!(proxy.stat("cluster.origin.upstream_cx_pool_overflow"), 1);
+}
+
+#[test]
+fn with_an_interval_a_retry_budget_is_a_share_of_what_began_within_it() {
+    // What fails is tried once more, and that try never ends.
+    let origin = Origin::scripted(|_, wire, origin| {
+        while let Some(request) = wire.try_message() {
+            let path = request.path().to_owned();
+            let again = origin.seen().iter().any(|seen| seen.path() == path);
+            origin.note(request);
+            match path.as_str() {
+                "/" => wire.send(reply(200, "fine")),
+                _ if again => return drop(wire.rest()),
+                _ => wire.send(reply(503, "bad")),
+            };
+        }
+    });
+    let budget = |interval: Value| {
+        let mut cluster = cluster("origin", &[origin.address]);
+        let budget = json!({
+            "budget_percent": { "value": 10 }, "min_retry_concurrency": 0, "budget_interval": interval,
+        });
+        cluster["circuit_breakers"] = json!({ "thresholds": [{ "retry_budget": budget }] });
+        let retries = json!({ "retry_policy": { "retry_on": "5xx" }, "timeout": "0s" });
+        start(&with_admin(bootstrap(vec![listener("main", hcm(to("origin", retries)))], vec![cluster])))
+    };
+    let retries = |proxy: &Running| proxy.stat("cluster.origin.upstream_rq_retry");
+    // Of those in progress, a tenth is none.
+    let proxy = budget(Value::Null);
+    assert_eq!(proxy.connect().ask("GET /none HTTP/1.1\r\nhost: a\r\n\r\n").status(), 503);
+    assert_eq!((retries(&proxy), proxy.stat("cluster.origin.upstream_rq_retry_overflow")), (0, 1));
+    let proxy = budget("3600s".into());
+    let mut client = proxy.connect();
+    for _ in 0..20 {
+        assert_eq!(client.ask(GET).status(), 200);
+    }
+    // Two tries of two requests come to the twenty.
+    let mut held = [proxy.connect(), proxy.connect()];
+    for (number, client) in held.iter_mut().enumerate() {
+        client.send(format!("GET /{number} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        eventually("it is tried again", || retries(&proxy) == number as u64 + 1);
+    }
+    assert_eq!(proxy.connect().ask("GET /more HTTP/1.1\r\nhost: a\r\n\r\n").status(), 503);
+    assert_eq!((retries(&proxy), proxy.stat("cluster.origin.upstream_rq_retry_overflow")), (2, 1));
+    assert_eq!(proxy.stat("cluster.origin.circuit_breakers.default.rq_retry_open"), 1);
 }

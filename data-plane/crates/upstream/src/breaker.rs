@@ -5,9 +5,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use shared_config::cluster::Thresholds;
+use shared_config::cluster::{RetryBudget, Thresholds};
+use tokio::time::Instant;
+
+use crate::balance::latency::stamp;
 
 pub(crate) mod gauges;
+mod started;
+
+use started::Started;
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,8 @@ pub enum Priority {
 #[derive(Debug, Default)]
 pub struct Breakers {
     counts: [[AtomicU32; 5]; 2],
+    /// Requests of the last interval, where a retry budget has one.
+    started: [Started; 2],
 }
 
 /// One unit of a resource; given back when dropped.
@@ -63,14 +71,27 @@ impl Breakers {
             Resource::Pools => limits.connection_pools,
             Resource::Retries => match limits.retry_budget {
                 None => limits.retries,
-                Some(budget) => {
-                    let running = u64::from(self.used(priority, Resource::Requests))
-                        + u64::from(self.used(priority, Resource::Pending));
-                    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-                    let share = (running as f64 * budget.percent / 100.0) as u32;
-                    share.max(budget.minimum)
-                }
+                Some(budget) => self.budget(budget, priority),
             },
+        }
+    }
+
+    /// How many retries may run.
+    fn budget(&self, budget: RetryBudget, priority: Priority) -> u32 {
+        let used = |resource| u64::from(self.used(priority, resource));
+        let requests = match budget.interval {
+            Some(interval) => self.started[priority as usize].within(interval, stamp(Instant::now())),
+            None => used(Resource::Requests) + used(Resource::Pending),
+        };
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let share = (requests as f64 * budget.percent / 100.0) as u32;
+        share.max(budget.minimum)
+    }
+
+    /// A request begins at an endpoint: retry budgets may count it for a while.
+    pub(crate) fn note_started(&self, limits: &Thresholds, priority: Priority, now: Instant) {
+        if let Some(RetryBudget { interval: Some(interval), .. }) = limits.retry_budget {
+            self.started[priority as usize].note(interval, stamp(now));
         }
     }
 
@@ -134,10 +155,24 @@ mod tests {
     #[test]
     fn a_retry_budget_is_a_share_of_what_runs_but_never_under_its_minimum() {
         let breakers = Arc::new(Breakers::default());
-        let budget = limits(0, Some(RetryBudget { percent: 20.0, minimum: 3 }));
+        let budget = limits(0, Some(RetryBudget { percent: 20.0, minimum: 3, interval: None }));
         let limit = || breakers.limit(&budget, Priority::Default, Resource::Retries);
         assert_eq!(limit(), 3);
         let _running: Vec<_> = (0..50).map(|_| breakers.admit_anyway(Priority::Default, Resource::Requests)).collect();
         assert_eq!(limit(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_an_interval_a_budget_is_a_share_of_what_began_within_it() {
+        let breakers = Arc::new(Breakers::default());
+        let interval = Some(std::time::Duration::from_secs(10));
+        let budget = limits(0, Some(RetryBudget { percent: 20.0, minimum: 1, interval }));
+        let limit = || breakers.limit(&budget, Priority::Default, Resource::Retries);
+        let _running = breakers.admit_anyway(Priority::Default, Resource::Requests);
+        (0..50).for_each(|_| breakers.note_started(&budget, Priority::Default, Instant::now()));
+        assert_eq!(limit(), 10);
+        assert_eq!(breakers.limit(&budget, Priority::High, Resource::Retries), 1);
+        tokio::time::advance(std::time::Duration::from_secs(11)).await;
+        assert_eq!(limit(), 1);
     }
 }

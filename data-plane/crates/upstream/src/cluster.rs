@@ -417,6 +417,11 @@ impl Cluster {
         }
     }
 
+    /// A request begins at an endpoint.
+    pub fn note_started(&self, priority: Priority, now: Instant) {
+        self.state.breakers.note_started(self.thresholds(priority), priority, now);
+    }
+
     /// Takes one unit of a resource, unless the circuit breaker is open; counts the overflow on behalf of `worker`.
     pub fn admit(&self, resource: Resource, priority: Priority, worker: usize) -> Option<Guard> {
         let guard = self.state.breakers.admit(self.thresholds(priority), priority, resource);

@@ -1,9 +1,12 @@
 //! Circuit breakers: how much of a cluster may be in use at once, for each routing priority.
 
+use std::time::Duration;
+
 use proto::envoy::config::cluster::v3 as wire;
 use proto::envoy::config::core::v3::RoutingPriority;
 
 use super::wire::percent_at;
+use crate::core::duration_at;
 use crate::invalid::Problems;
 
 /// The limits of both priorities.
@@ -29,12 +32,14 @@ pub struct Thresholds {
     pub track_remaining: bool,
 }
 
-/// Retries as a share of the requests in progress.
+/// Retries as a share of the requests in progress, or of those that began lately.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryBudget {
     pub percent: f64,
     /// This many retries are always allowed.
     pub minimum: u32,
+    /// All requests that began within this time count, in place of those in progress.
+    pub interval: Option<Duration>,
 }
 
 impl Default for Thresholds {
@@ -108,9 +113,10 @@ impl Thresholds {
 
 impl RetryBudget {
     fn decode(proto: &wire::circuit_breakers::thresholds::RetryBudget, p: &mut Problems) -> Self {
-        // With an interval, requests of the past count too.
-        p.unimplemented_if("budget_interval", proto.budget_interval.is_some());
+        let interval = duration_at(proto.budget_interval.as_ref(), "budget_interval", p);
         Self {
+            // Envoy counts in milliseconds.
+            interval: interval.filter(|interval| interval.as_millis() > 0),
             percent: percent_at("budget_percent", proto.budget_percent.as_ref(), p).unwrap_or(20.0),
             minimum: proto.min_retry_concurrency.unwrap_or(3),
         }

@@ -142,6 +142,18 @@ fn protocol_options_choose_the_version_of_http() {
 }
 
 #[test]
+fn a_retry_budget_may_count_over_an_interval() {
+    let budget = |fields: &str| {
+        let cluster = static_cluster(&format!("circuit_breakers: {{thresholds: [{{retry_budget: {{{fields}}}}}]}}"));
+        cluster.breakers.default.retry_budget.unwrap()
+    };
+    assert_eq!(budget(""), RetryBudget { percent: 20.0, minimum: 3, interval: None });
+    let seconds = Some(Duration::from_secs(10));
+    assert_eq!(budget("budget_interval: 10s"), RetryBudget { percent: 20.0, minimum: 3, interval: seconds });
+    assert_eq!(budget("budget_interval: 0s, min_retry_concurrency: 0").interval, None);
+}
+
+#[test]
 fn what_is_not_implemented_is_refused_by_name() {
     check_refused("filters: [{name: x}]", "filters: not implemented by weir-proxy");
     check_refused("connect_timeout: 0s", "connect_timeout: must be more than 0s");

@@ -37,6 +37,7 @@ impl Running {
         let shard = stream.worker.shard;
         let guard = cluster.admit(Resource::Requests, chosen.priority, stream.worker.index());
         let guard = guard.ok_or(Fault::Overflow)?;
+        cluster.note_started(chosen.priority, stream.clocks.now);
         cluster.state.stats.upstream_rq_total().inc(shard);
         cluster.state.stats.upstream_rq_active().inc(shard);
         Ok(Self {

@@ -94,7 +94,7 @@ impl RouteAction {
 pub(in crate::route) fn decode_hedge(proto: &route::HedgePolicy, p: &mut Problems) -> bool {
     // Envoy has fields for more than that, and does nothing with them.
     p.unimplemented_if("initial_requests", proto.initial_requests.is_some_and(|n| n != 1));
-    refuse_set!(p, proto; additional_request_chance);
+    p.unimplemented_if("additional_request_chance", proto.additional_request_chance.is_some_and(|c| c.numerator > 0));
     proto.hedge_on_per_try_timeout
 }
 
