@@ -5,6 +5,7 @@ use std::path::Path;
 
 use control_plane::settings::{Access, Settings};
 use control_plane::{Running, StartError, start};
+use cp_management::Role;
 use proto::weir::management::v1 as pb;
 use proto::weir::management::v1::config_service_client::ConfigServiceClient;
 use proto::weir::management::v1::fleet_service_client::FleetServiceClient;
@@ -249,45 +250,163 @@ async fn unknown_nodes_are_not_found() {
     plane.stop().await;
 }
 
+/// A control plane that asks for tokens: `secret-of-ROLE` for each role.
+struct Guarded {
+    plane: Plane,
+    channel: Channel,
+    folder: tempfile::TempDir,
+    key: String,
+}
+
+impl Guarded {
+    async fn start() -> Guarded {
+        let folder = tempfile::tempdir().expect("a folder");
+        let identity = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("writes");
+            path
+        };
+        let line =
+            |role: &str| format!("{role}-1 {role} {}\n", cp_management::hash_token(&format!("secret-of-{role}")));
+        let (certificate, key) = (identity.cert.pem(), identity.signing_key.serialize_pem());
+        let mut guarded = settings(folder.path());
+        guarded.access = Access::Guarded {
+            tls_cert: file("c.pem", &certificate),
+            tls_key: file("k.pem", &key),
+            node_ca: file("ca.pem", &certificate),
+            token_file: file("tokens", &["viewer", "editor", "admin"].map(line).concat()),
+        };
+        let plane = Plane::of(start(guarded).await.expect("starts"));
+        let ca = tonic::transport::Certificate::from_pem(&certificate);
+        let tls = tonic::transport::ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
+        let endpoint = Channel::from_shared(format!("https://{}", plane.management)).expect("an address");
+        let channel = endpoint.tls_config(tls).expect("usable").connect().await.expect("connects");
+        Guarded { plane, channel, folder, key: certificate + &key }
+    }
+
+    fn config(&self) -> ConfigServiceClient<Channel> {
+        ConfigServiceClient::new(self.channel.clone())
+    }
+
+    /// Status and body of a request over HTTP/2, which REST answers as well.
+    async fn http(&self, method: &str, path: &str, token: Option<&str>) -> (u16, String) {
+        use tonic::client::GrpcService;
+        let mut request = axum::http::Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut channel = self.channel.clone();
+        std::future::poll_fn(|cx| GrpcService::<tonic::body::Body>::poll_ready(&mut channel, cx)).await.expect("ready");
+        let answer = channel.call(request.body(tonic::body::Body::empty()).expect("a request")).await.expect("answers");
+        let status = answer.status().as_u16();
+        // A watch has no end.
+        let event = answer.headers().get("content-type").is_some_and(|v| v == "text/event-stream");
+        let body = axum::body::Body::new(answer.into_body());
+        let bytes = if event { Default::default() } else { axum::body::to_bytes(body, 1 << 20).await.expect("reads") };
+        (status, String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn with<T>(role: &str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer secret-of-{role}").parse().expect("ascii"));
+    request
+}
+
 #[tokio::test]
 async fn with_tokens_and_tls_a_caller_may_do_what_the_role_allows() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let identity = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
-    let file = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).expect("writes");
-        path
-    };
-    let tokens = format!(
-        "ann editor {}\nbob viewer {}\n",
-        cp_management::hash_token("secret-of-ann"),
-        cp_management::hash_token("secret-of-bob")
-    );
-    let certificate = identity.cert.pem();
-    let mut guarded = settings(folder.path());
-    guarded.access = Access::Guarded {
-        tls_cert: file("c.pem", &certificate),
-        tls_key: file("k.pem", &identity.signing_key.serialize_pem()),
-        node_ca: file("ca.pem", &certificate),
-        token_file: file("tokens", &tokens),
-    };
-    let plane = Plane::of(start(guarded).await.expect("starts"));
-    let ca = tonic::transport::Certificate::from_pem(&certificate);
-    let tls = tonic::transport::ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
-    let endpoint = Channel::from_shared(format!("https://{}", plane.management)).expect("an address");
-    let channel = endpoint.tls_config(tls).expect("usable").connect().await.expect("connects");
-    let mut config = ConfigServiceClient::new(channel);
-    let with = |secret: &str| {
-        let mut request = tonic::Request::new(apply(BASE));
-        request.metadata_mut().insert("authorization", format!("Bearer {secret}").parse().expect("ascii"));
-        request
-    };
+    let guarded = Guarded::start().await;
+    let mut config = guarded.config();
     assert_eq!(config.apply(apply(BASE)).await.expect_err("no token").code(), Code::Unauthenticated);
-    assert_eq!(config.apply(with("guess")).await.expect_err("unknown").code(), Code::Unauthenticated);
-    assert_eq!(config.apply(with("secret-of-bob")).await.expect_err("a viewer").code(), Code::PermissionDenied);
-    let applied = config.apply(with("secret-of-ann")).await.expect("an editor").into_inner();
-    assert_eq!(applied.revision.expect("made").author, "ann");
-    plane.stop().await;
+    assert_eq!(config.apply(with("guess", apply(BASE))).await.expect_err("unknown").code(), Code::Unauthenticated);
+    let denied = config.apply(with("viewer", apply(BASE))).await.expect_err("a viewer");
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    assert_eq!(denied.message(), "`viewer-1` has the role viewer; ConfigService/Apply needs editor");
+    let applied = config.apply(with("editor", apply(BASE))).await.expect("an editor").into_inner();
+    assert_eq!(applied.revision.expect("made").author, "editor-1");
+    guarded.plane.stop().await;
+}
+
+#[tokio::test]
+async fn every_path_and_every_method_asks_for_the_role_of_its_call() {
+    let guarded = Guarded::start().await;
+    for call in cp_management::calls::CALLS {
+        let (method, path) = call.rest;
+        let path = path.replace("{section}", "clusters").replace("{*name}", "none").replace("{id}", "7");
+        for (token, role) in [
+            (None, None),
+            (Some("guess"), None),
+            (Some("secret-of-viewer"), Some(Role::Viewer)),
+            (Some("secret-of-editor"), Some(Role::Editor)),
+            (Some("secret-of-admin"), Some(Role::Admin)),
+        ] {
+            let (status, body) = guarded.http(method, &path, token).await;
+            let right = match role {
+                None => status == 401,
+                Some(role) if role < call.role => status == 403 && body.contains(&format!("needs {}", call.role)),
+                // There is nothing to find, but that is another answer.
+                Some(_) => ![401, 403, 405].contains(&status) && !body.contains("no such path"),
+            };
+            assert!(right, "{method} {path} with {token:?}: {status} {body}");
+
+            let rpc = format!("/weir.management.v1.{}", call.rpc);
+            let mut client = tonic::client::Grpc::new(guarded.channel.clone());
+            client.ready().await.expect("ready");
+            let mut request = tonic::Request::new(());
+            if let Some(token) = token {
+                request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ascii"));
+            }
+            let codec = tonic_prost::ProstCodec::<(), ()>::default();
+            let answer = client.server_streaming(request, rpc.parse().expect("a path"), codec).await;
+            // What an empty message gets from the call itself is its own affair.
+            let refused =
+                |code: Code| matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented);
+            let code = answer.err().map(|status| status.code()).filter(|code| refused(*code));
+            let expected = match role {
+                None => Some(Code::Unauthenticated),
+                Some(role) if role < call.role => Some(Code::PermissionDenied),
+                Some(_) => None,
+            };
+            assert_eq!(code, expected, "{} with {token:?}", call.rpc);
+        }
+    }
+    for (path, status) in [("/healthz", 200), ("/v2", 404), ("/v1/config/apply", 405)] {
+        assert_eq!(guarded.http("GET", path, None).await.0, status, "{path}");
+    }
+    guarded.plane.stop().await;
+}
+
+#[tokio::test]
+async fn private_keys_are_for_admins_and_what_was_left_out_cannot_be_written_back() {
+    let guarded = Guarded::start().await;
+    let mut config = guarded.config();
+    let pem = guarded.key.lines().fold(String::new(), |text, line| text + "        " + line + "\n");
+    let inside = guarded.key.lines().find(|l| l.starts_with("MIG")).expect("a line of the key").to_owned();
+    let text = format!(
+        "listeners:\n  web:\n    address: ':8443'\n    tls:\n      cert: |\n{pem}      key: |\n{pem}routes: [{{ respond: 200 }}]\n\
+         envoy:\n- '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: s\n  \
+         generic_secret: {{ secret: {{ inline_string: hush }} }}\n"
+    );
+    config.apply(with("editor", apply(&text))).await.expect("an editor writes keys");
+    for (role, seen) in [("viewer", false), ("editor", false), ("admin", true)] {
+        let export = config.export(with(role, pb::ExportRequest::default())).await.expect("reads").into_inner();
+        let list = config.list(with(role, pb::ListRequest::default())).await.expect("reads").into_inner();
+        let revision = config.get_revision(with(role, Default::default())).await.expect("reads").into_inner();
+        let get = pb::GetRequest { kind: pb::Kind::Listener.into(), name: "web".into(), revision: 0 };
+        let get = config.get(with(role, get)).await.expect("reads").into_inner();
+        let object = get.object.expect("given");
+        assert_eq!((object.json.contains(&inside), object.line), (seen, 3), "{role}");
+        for text in [export.text, format!("{list:?}"), format!("{revision:?}")] {
+            assert_eq!((text.contains(&inside), text.contains("hush")), (seen, seen), "{role}: {text}");
+            assert_ne!(text.contains("[redacted]"), seen, "{role}: {text}");
+        }
+    }
+    let export = config.export(with("editor", pb::ExportRequest::default())).await.expect("reads").into_inner();
+    let refused = config.apply(with("editor", apply(&export.text))).await.expect_err("the keys are not in it");
+    assert!(refused.message().contains("stands for a secret that was left out"), "{refused:?}");
+    drop(guarded.folder);
+    guarded.plane.stop().await;
 }
 
 #[tokio::test]

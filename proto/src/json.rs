@@ -200,6 +200,9 @@ pub fn position_in_yaml(text: &str, path: &Path) -> Option<Position> {
     problems[0].position
 }
 
+/// What stands in a dump for a secret.
+pub const REDACTED: &str = "[redacted]";
+
 /// Whether secrets are shown in a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrets {

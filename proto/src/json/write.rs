@@ -8,10 +8,8 @@ use prost_reflect::{ReflectMessage as _, Value as Reflected};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
-use super::{JsonError, Secrets, descriptor, pool, wkt};
+use super::{JsonError, REDACTED, Secrets, descriptor, pool, wkt};
 use crate::Any;
-
-const REDACTED: &str = "[redacted]";
 
 static SENSITIVE: LazyLock<Option<ExtensionDescriptor>> =
     LazyLock::new(|| pool().get_extension_by_name("udpa.annotations.sensitive"));

@@ -5,12 +5,17 @@ use std::fmt;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 
+use crate::calls::Call;
 use crate::failure::Failure;
 
+/// Each may do what the one before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
+    /// Reads.
     Viewer,
+    /// Changes the configuration, and drains endpoints.
     Editor,
+    /// Sees private keys.
     Admin,
 }
 
@@ -60,6 +65,13 @@ pub struct Caller {
     pub role: Role,
 }
 
+impl Caller {
+    /// Whether private keys are shown; `[redacted]` stands for them otherwise.
+    pub(crate) fn may_see_keys(&self) -> bool {
+        self.role >= Role::Admin
+    }
+}
+
 /// What to write into a token file for `secret`.
 pub fn hash_token(secret: &str) -> String {
     format!("sha256:{}", hex::encode(digest(&SHA256, secret.as_bytes())))
@@ -83,7 +95,7 @@ impl Access {
     }
 
     /// The caller behind an `authorization` header, if the role is enough.
-    pub(crate) fn caller(&self, authorization: Option<&str>, needed: Role) -> Result<Caller, Failure> {
+    pub(crate) fn caller(&self, authorization: Option<&str>, call: &Call) -> Result<Caller, Failure> {
         let tokens = match self {
             Access::Open => return Ok(Caller { name: "anonymous".to_owned(), role: Role::Admin }),
             Access::Tokens(tokens) => tokens,
@@ -97,8 +109,8 @@ impl Access {
                 Err(_) => found,
             });
         let token = found.ok_or(Failure::Unauthenticated("the token is not known"))?;
-        if token.role < needed {
-            return Err(Failure::Denied { name: token.name.clone(), role: token.role, needed });
+        if token.role < call.role {
+            return Err(Failure::Denied { name: token.name.clone(), role: token.role, call: *call });
         }
         Ok(Caller { name: token.name.clone(), role: token.role })
     }
@@ -133,6 +145,10 @@ mod tests {
             .expect("right")
     }
 
+    fn needing(role: Role) -> Call {
+        *crate::calls::CALLS.iter().find(|c| c.role == role).expect("there is one")
+    }
+
     #[test]
     fn a_token_gives_its_name_and_only_its_role() {
         for (header, needed, expected) in [
@@ -144,7 +160,7 @@ mod tests {
             (Some("Bearer"), Role::Viewer, Err("unknown")),
             (None, Role::Viewer, Err("unknown")),
         ] {
-            let found = access().caller(header, needed);
+            let found = access().caller(header, &needing(needed));
             match (&found, expected) {
                 (Ok(caller), Ok(name)) => assert_eq!(caller.name, name),
                 (Err(Failure::Denied { .. }), Err("denied")) | (Err(Failure::Unauthenticated(_)), Err("unknown")) => (),

@@ -7,9 +7,10 @@ use cp_pipeline::{Applied, Author, Change, Options, Pipeline, Refused};
 use proto::json::Secrets;
 use proto::weir::management::v1 as pb;
 
-use crate::auth::{Caller, Role};
-use crate::convert::{change, kind, objects, redact, revision, revision_or_none, warning};
+use crate::auth::Caller;
+use crate::convert::{change, kind, objects, revision, revision_or_none, warning};
 use crate::failure::Failure;
+use crate::redact;
 
 const MAX_MESSAGE: usize = 1024;
 const MAX_FILE_NAME: usize = 1024;
@@ -89,7 +90,7 @@ impl ConfigCore {
     pub(crate) async fn get(&self, caller: &Caller, r: pb::GetRequest) -> Result<pb::GetResponse, Failure> {
         let kind = kind(r.kind)?.ok_or_else(|| Failure::request("kind", "is missing"))?;
         let state = self.pipeline.state(r.revision).await?;
-        let mut all = objects(&state.draft, may_see_keys(caller)).into_iter();
+        let mut all = objects(&redact::shown(caller, state.draft)).into_iter();
         let wanted = crate::convert::kind_to_pb(kind) as i32;
         let object = all.find(|o| o.kind == wanted && o.name == r.name);
         let object = object.ok_or(Failure::Refused(Refused::NoObject(kind, r.name)))?;
@@ -101,7 +102,7 @@ impl ConfigCore {
         let state = self.pipeline.state(r.revision).await?;
         let skip: usize = token(&r.page_token)?;
         let size = page(r.page_size, 1000, 10_000);
-        let all = objects(&state.draft, may_see_keys(caller));
+        let all = objects(&redact::shown(caller, state.draft));
         let fitting: Vec<_> = all.into_iter().filter(|o| wanted.is_none_or(|k| k == o.kind)).collect();
         let next = if fitting.len() > skip.saturating_add(size) { (skip + size).to_string() } else { String::new() };
         let objects = fitting.into_iter().skip(skip).take(size).collect();
@@ -147,7 +148,7 @@ impl ConfigCore {
         let state = self.pipeline.state(r.id).await?;
         Ok(pb::GetRevisionResponse {
             revision: revision_or_none(state.header.as_ref()),
-            objects: objects(&state.draft, may_see_keys(caller)),
+            objects: objects(&redact::shown(caller, state.draft)),
         })
     }
 
@@ -156,13 +157,7 @@ impl ConfigCore {
         let state = self.pipeline.state(r.revision).await?;
         let format = Format::try_from(r.format).map_err(|_| Failure::request("format", "is not a format"))?;
         let text = match format {
-            Format::Unspecified => {
-                let mut value = state.draft.to_json();
-                if !may_see_keys(caller) {
-                    redact(&mut value);
-                }
-                cp_model::node::Node::yaml(&value)
-            }
+            Format::Unspecified => cp_model::node::Node::yaml(&redact::shown(caller, state.draft).to_json()),
             Format::EnvoyYaml | Format::EnvoyJson => {
                 // Attachments are inside these resources, so keys are left out for everybody.
                 let wire = self.pipeline.wire(&state.draft, Secrets::Redacted)?;
@@ -173,10 +168,6 @@ impl ConfigCore {
         };
         Ok(pb::ExportResponse { text, revision: revision_or_none(state.header.as_ref()) })
     }
-}
-
-fn may_see_keys(caller: &Caller) -> bool {
-    caller.role >= Role::Editor
 }
 
 fn options(validate_only: bool, etag: String, message: String) -> Result<Options, Failure> {

@@ -5,9 +5,9 @@ use cp_model::{Draft, Kind, Problem};
 use cp_pipeline::apply::etag;
 use cp_pipeline::{Action, Header, ObjectChange};
 use proto::weir::management::v1 as pb;
-use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::redact;
 
 pub(crate) fn kind_to_pb(kind: Kind) -> pb::Kind {
     match kind {
@@ -69,7 +69,7 @@ pub(crate) fn change(change: &ObjectChange, diff: bool) -> pb::Change {
         action: action.into(),
         kind: kind_to_pb(change.kind).into(),
         name: change.name.clone(),
-        diff: if diff { redact_text(&change.diff()) } else { String::new() },
+        diff: if diff { redact::change(change).diff() } else { String::new() },
     }
 }
 
@@ -86,12 +86,9 @@ pub(crate) fn warning(problem: &Problem) -> pb::Warning {
 }
 
 /// All objects of a draft, in order.
-pub(crate) fn objects(draft: &Draft, secrets: bool) -> Vec<pb::Object> {
+pub(crate) fn objects(draft: &Draft) -> Vec<pb::Object> {
     let object = |(object, name): (&cp_model::Object, String)| {
-        let mut value = object.node.to_json();
-        if !secrets {
-            redact(&mut value);
-        }
+        let value = object.node.to_json();
         pb::Object {
             kind: kind_to_pb(object.kind).into(),
             name,
@@ -104,53 +101,4 @@ pub(crate) fn objects(draft: &Draft, secrets: bool) -> Vec<pb::Object> {
         }
     };
     draft.objects.iter().zip(draft.display_names()).map(object).collect()
-}
-
-const KEY_MARK: &str = "PRIVATE KEY-----";
-const REDACTED: &str = "[redacted]";
-
-/// Private keys written into the configuration itself.
-pub(crate) fn redact(value: &mut Value) {
-    match value {
-        Value::String(text) if text.contains(KEY_MARK) => REDACTED.clone_into(text),
-        Value::Array(items) => items.iter_mut().for_each(redact),
-        Value::Object(entries) => entries.values_mut().for_each(redact),
-        _ => (),
-    }
-}
-
-/// In a diff every line between the marks is dropped.
-fn redact_text(text: &str) -> String {
-    if !text.contains(KEY_MARK) {
-        return text.to_owned();
-    }
-    let mut inside = false;
-    let mut out = String::new();
-    for line in text.lines() {
-        let marks = line.matches(KEY_MARK).count();
-        if marks == 0 && !inside {
-            out.push_str(line);
-            out.push('\n');
-        } else if marks > 0 && !inside {
-            out.push_str(REDACTED);
-            out.push('\n');
-        }
-        if marks % 2 == 1 {
-            inside = !inside;
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_line_of_a_private_key_is_shown_in_a_diff() {
-        let text = "+a: 1\n+key: |\n+  -----BEGIN PRIVATE KEY-----\n+  SECRET\n+  -----END PRIVATE KEY-----\n+b: 2\n";
-        assert_eq!(redact_text(text), "+a: 1\n+key: |\n[redacted]\n+b: 2\n");
-        let one_line = "+key: \"-----BEGIN PRIVATE KEY-----\\nSECRET\\n-----END PRIVATE KEY-----\"\n+b: 2\n";
-        assert_eq!(redact_text(one_line), "[redacted]\n+b: 2\n");
-    }
 }

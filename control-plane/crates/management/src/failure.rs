@@ -13,6 +13,7 @@ use tonic_types::{
 };
 
 use crate::auth::Role;
+use crate::calls::Call;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -20,8 +21,10 @@ pub(crate) enum Failure {
     Denied {
         name: String,
         role: Role,
-        needed: Role,
+        call: Call,
     },
+    /// A gRPC method that is none of ours.
+    NoCall,
     /// The request itself is wrong: its field, and why.
     Request {
         field: String,
@@ -52,6 +55,7 @@ impl Failure {
         match self {
             Failure::Unauthenticated(_) => Code::Unauthenticated,
             Failure::Denied { .. } => Code::PermissionDenied,
+            Failure::NoCall => Code::Unimplemented,
             Failure::Request { .. } => Code::InvalidArgument,
             Failure::NoNode(_) => Code::NotFound,
             Failure::Refused(refused) => match refused {
@@ -85,7 +89,10 @@ impl Failure {
     fn message(&self) -> String {
         match self {
             Failure::Unauthenticated(why) => (*why).to_owned(),
-            Failure::Denied { name, role, needed } => format!("`{name}` is {role}; this needs {needed}"),
+            Failure::Denied { name, role, call } => {
+                format!("`{name}` has the role {role}; {} needs {}", call.rpc, call.role)
+            }
+            Failure::NoCall => "there is no such method".to_owned(),
             Failure::Request { field, reason } => format!("{field}: {reason}"),
             Failure::NoNode(id) => format!("node `{id}` is not known"),
             Failure::Refused(Refused::Invalid(problems)) => {

@@ -1,24 +1,24 @@
-//! The services over gRPC: authenticate, call the core, turn failures into statuses. One file a service.
+//! The services over gRPC: call the core, turn failures into statuses. One file a service.
 
 pub(crate) mod config;
 pub(crate) mod fleet;
-
-use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
-use crate::auth::{Access, Caller, Role};
+use crate::auth::Caller;
+use crate::failure::Failure;
 
 /// Items a slow reader of a watch may be behind.
 const WATCH_BUFFER: usize = 16;
 
 pub(crate) type WatchStream<T> = ReceiverStream<Result<T, Status>>;
 
-pub(crate) fn caller<T>(access: &Access, request: &Request<T>, needed: Role) -> Result<Caller, Status> {
-    let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok());
-    access.caller(header, needed).map_err(|f| f.status())
+/// Who asks, as the guard found out.
+pub(crate) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Failure::Unauthenticated("nobody asked who this is").status())
 }
 
 pub(crate) fn watch_channel<T>() -> (mpsc::Sender<Result<T, Status>>, WatchStream<T>) {
@@ -30,11 +30,4 @@ pub(crate) fn watch_channel<T>() -> (mpsc::Sender<Result<T, Status>>, WatchStrea
 pub(crate) async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error means that the server is gone, which is the same.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// What every service needs besides its core.
-#[derive(Clone)]
-pub(crate) struct Common {
-    pub(crate) access: Arc<Access>,
-    pub(crate) stop: watch::Receiver<bool>,
 }

@@ -3,12 +3,14 @@
 //! Who may ask, what to answer, how errors look. No logic of configurations: that is `cp-pipeline`.
 
 pub mod auth;
+pub mod calls;
 mod config;
 mod convert;
 mod endpoint;
 mod failure;
 mod fleet;
 mod grpc;
+mod redact;
 mod rest;
 pub mod serve;
 

@@ -1,10 +1,8 @@
 //! The same services over REST/JSON: the JSON is the canonical form of the API's messages.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -13,7 +11,7 @@ use prost::Name;
 use proto::weir::management::v1 as pb;
 use serde_json::{Map, Value, json};
 
-use crate::auth::{Access, Caller, Role};
+use crate::auth::Caller;
 use crate::config::ConfigCore;
 use crate::convert::kind_to_pb;
 use crate::failure::Failure;
@@ -25,7 +23,6 @@ mod watch;
 pub(crate) struct Rest {
     pub(crate) config: ConfigCore,
     pub(crate) fleet: FleetCore,
-    pub(crate) access: Arc<Access>,
     /// Watches end with the server.
     pub(crate) stop: tokio::sync::watch::Receiver<bool>,
 }
@@ -59,12 +56,6 @@ pub(crate) fn router(rest: Rest) -> Router {
 
 type Answer = Result<Response, Failure>;
 type Parameters = Query<std::collections::BTreeMap<String, String>>;
-
-impl Rest {
-    fn caller(&self, headers: &HeaderMap, needed: Role) -> Result<Caller, Failure> {
-        self.access.caller(headers.get("authorization").and_then(|v| v.to_str().ok()), needed)
-    }
-}
 
 /// A message as JSON, with the revision's etag as ETag where there is one.
 fn reply<M: Name>(message: &M, revision: Option<&pb::Revision>) -> Answer {
@@ -113,23 +104,25 @@ fn section(word: &str) -> Result<Kind, Failure> {
     })
 }
 
-async fn apply(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
-    let caller = rest.caller(&headers, Role::Editor)?;
+async fn apply(
+    State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
     let mut request: pb::ApplyRequest = read(&body)?;
     if_match(&headers, &mut request.etag);
     let response = rest.config.apply(&caller, request).await?;
     reply(&response, response.revision.as_ref())
 }
 
-async fn diff(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
-    rest.caller(&headers, Role::Viewer)?;
+async fn diff(State(rest): State<Rest>, body: Bytes) -> Answer {
     let response = rest.config.diff(read(&body)?).await?;
     reply(&response, None)
 }
 
-async fn export(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
+async fn export(State(rest): State<Rest>, Extension(caller): Extension<Caller>, parameters: Parameters) -> Answer {
     use pb::export_request::Format;
-    let caller = rest.caller(&headers, Role::Viewer)?;
     let (format, content_type) = match parameters.get("format").map(String::as_str) {
         None | Some("weir") => (Format::Unspecified, "application/yaml"),
         Some("envoy-yaml") => (Format::EnvoyYaml, "application/yaml"),
@@ -143,14 +136,12 @@ async fn export(State(rest): State<Rest>, headers: HeaderMap, parameters: Parame
     Ok(([("content-type", content_type)], response.text).into_response())
 }
 
-async fn revisions(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
-    rest.caller(&headers, Role::Viewer)?;
+async fn revisions(State(rest): State<Rest>, parameters: Parameters) -> Answer {
     let (page_size, page_token) = (number(&parameters, "page_size")?, text(&parameters, "page_token"));
     reply(&rest.config.list_revisions(pb::ListRevisionsRequest { page_size, page_token }).await?, None)
 }
 
-async fn revision(State(rest): State<Rest>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    let caller = rest.caller(&headers, Role::Viewer)?;
+async fn revision(State(rest): State<Rest>, Extension(caller): Extension<Caller>, Path(id): Path<String>) -> Answer {
     let id = revision_id(&id)?;
     let response = rest.config.get_revision(&caller, pb::GetRevisionRequest { id }).await?;
     reply(&response, response.revision.as_ref())
@@ -163,8 +154,13 @@ fn revision_id(text: &str) -> Result<u64, Failure> {
     }
 }
 
-async fn rollback(State(rest): State<Rest>, headers: HeaderMap, Path(id): Path<String>, body: Bytes) -> Answer {
-    let caller = rest.caller(&headers, Role::Editor)?;
+async fn rollback(
+    State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer {
     let mut request: pb::RollbackRequest = read(&body)?;
     request.id = revision_id(&id)?;
     if_match(&headers, &mut request.etag);
@@ -172,55 +168,42 @@ async fn rollback(State(rest): State<Rest>, headers: HeaderMap, Path(id): Path<S
     reply(&response, response.revision.as_ref())
 }
 
-async fn nodes(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
-    rest.caller(&headers, Role::Viewer)?;
+async fn nodes(State(rest): State<Rest>, parameters: Parameters) -> Answer {
     reply(&pb::ListNodesResponse { nodes: rest.fleet.list(&text(&parameters, "group")) }, None)
 }
 
-async fn node(State(rest): State<Rest>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
-    rest.caller(&headers, Role::Viewer)?;
+async fn node(State(rest): State<Rest>, Path(id): Path<String>) -> Answer {
     reply(&pb::GetNodeResponse { node: Some(rest.fleet.get(&id)?) }, None)
 }
 
-async fn node_config(
-    State(rest): State<Rest>,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-    parameters: Parameters,
-) -> Answer {
-    rest.caller(&headers, Role::Viewer)?;
+async fn node_config(State(rest): State<Rest>, Path(id): Path<String>, parameters: Parameters) -> Answer {
     let type_url = text(&parameters, "type_url");
     reply(&rest.fleet.config(&pb::GetNodeConfigRequest { id, type_url })?, None)
 }
 
-async fn endpoints(State(rest): State<Rest>, headers: HeaderMap, parameters: Parameters) -> Answer {
-    rest.caller(&headers, Role::Viewer)?;
+async fn endpoints(State(rest): State<Rest>, parameters: Parameters) -> Answer {
     let request = pb::ListEndpointsRequest { cluster: text(&parameters, "cluster") };
     reply(&rest.fleet.endpoints(&request).await?, None)
 }
 
-async fn drain(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
-    let caller = rest.caller(&headers, Role::Editor)?;
+async fn drain(State(rest): State<Rest>, Extension(caller): Extension<Caller>, body: Bytes) -> Answer {
     reply(&rest.fleet.drain(&caller, read(&body)?).await?, None)
 }
 
-async fn undrain(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
-    let caller = rest.caller(&headers, Role::Editor)?;
+async fn undrain(State(rest): State<Rest>, Extension(caller): Extension<Caller>, body: Bytes) -> Answer {
     reply(&rest.fleet.undrain(&caller, read(&body)?).await?, None)
 }
 
-async fn route_test(State(rest): State<Rest>, headers: HeaderMap, body: Bytes) -> Answer {
-    rest.caller(&headers, Role::Viewer)?;
+async fn route_test(State(rest): State<Rest>, body: Bytes) -> Answer {
     reply(&rest.fleet.route_test(&read(&body)?).await?, None)
 }
 
 async fn list(
     State(rest): State<Rest>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     Path(word): Path<String>,
     parameters: Parameters,
 ) -> Answer {
-    let caller = rest.caller(&headers, Role::Viewer)?;
     let request = pb::ListRequest {
         kind: kind_to_pb(section(&word)?).into(),
         revision: number(&parameters, "revision")?,
@@ -233,11 +216,10 @@ async fn list(
 
 async fn object(
     State(rest): State<Rest>,
-    headers: HeaderMap,
+    Extension(caller): Extension<Caller>,
     Path((word, name)): Path<(String, String)>,
     parameters: Parameters,
 ) -> Answer {
-    let caller = rest.caller(&headers, Role::Viewer)?;
     let revision = number(&parameters, "revision")?;
     let request = pb::GetRequest { kind: kind_to_pb(section(&word)?).into(), name, revision };
     let response = rest.config.get(&caller, request).await?;
@@ -246,11 +228,11 @@ async fn object(
 
 async fn delete(
     State(rest): State<Rest>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Path((word, name)): Path<(String, String)>,
     parameters: Parameters,
 ) -> Answer {
-    let caller = rest.caller(&headers, Role::Editor)?;
     let kind = kind_to_pb(section(&word)?).into();
     let mut request = pb::DeleteRequest {
         objects: vec![pb::ObjectName { kind, name }],

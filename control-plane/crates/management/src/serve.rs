@@ -12,9 +12,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use crate::auth::Access;
+use crate::calls;
 use crate::config::ConfigCore;
 use crate::fleet::FleetCore;
-use crate::grpc::{self, Common};
+use crate::grpc;
 use crate::rest::{self, Rest};
 
 /// PEM texts.
@@ -62,10 +63,9 @@ impl Management {
     }
 
     async fn routes(self, stop: watch::Receiver<bool>) -> Result<Routes, ServeError> {
-        let access = Arc::new(self.access);
-        let common = Common { access: Arc::clone(&access), stop: stop.clone() };
-        let config = grpc::config::Config { core: self.config.clone(), common: common.clone() };
-        let fleet = grpc::fleet::Fleet { core: self.fleet.clone(), common };
+        let guard = axum::middleware::from_fn_with_state(Arc::new(self.access), calls::guard);
+        let config = grpc::config::Config { core: self.config.clone(), stop: stop.clone() };
+        let fleet = grpc::fleet::Fleet { core: self.fleet.clone(), stop: stop.clone() };
         let config = ConfigServiceServer::new(config).max_decoding_message_size(MAX_MESSAGE);
         let fleet = FleetServiceServer::new(fleet);
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -76,9 +76,9 @@ impl Management {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
         let rpc = Routes::new(config).add_service(fleet).add_service(health).add_service(reflection);
-        let rest = rest::router(Rest { config: self.config, fleet: self.fleet, access, stop });
+        let rest = rest::router(Rest { config: self.config, fleet: self.fleet, stop });
         // A gRPC call to an unknown service gets tonic's answer; all else that is unknown gets a problem.
-        let both = rpc.prepare().into_axum_router().merge(rest).fallback(rest::no_such_path);
+        let both = rpc.prepare().into_axum_router().merge(rest).route_layer(guard).fallback(rest::no_such_path);
         Ok(Routes::from(both))
     }
 }

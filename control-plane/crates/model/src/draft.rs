@@ -118,6 +118,7 @@ impl Draft {
             }
         }
         draft.refuse_duplicates(problems);
+        draft.objects.iter().for_each(|object| redacted(object, &object.node, problems));
         draft
     }
 
@@ -336,6 +337,22 @@ impl Draft {
             document.insert(kind.section().to_owned(), section);
         }
         Json::Object(document)
+    }
+}
+
+/// What was read without the right to see secrets cannot be written back: the secret would be lost.
+fn redacted(object: &Object, node: &Node, problems: &mut Problems) {
+    match &node.value {
+        // As a text, and as the base64 of a field of bytes.
+        Value::Scalar { text, .. } if text == proto::json::REDACTED || text == "W3JlZGFjdGVkXQ==" => {
+            let field = format!("{}.{}", object.kind.section(), object.name);
+            let message = format!("`{}` stands for a secret that was left out", proto::json::REDACTED);
+            problems.push(&node.place(&object.file), field, Code::Attachment, message);
+            problems.hint("write the secret itself, a file or ${VARIABLE}; the role admin can read it");
+        }
+        Value::Scalar { .. } | Value::Null => (),
+        Value::List(items) => items.iter().for_each(|n| redacted(object, n, problems)),
+        Value::Map(entries) => entries.iter().for_each(|(_, n)| redacted(object, n, problems)),
     }
 }
 

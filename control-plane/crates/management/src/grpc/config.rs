@@ -2,17 +2,17 @@
 
 use proto::weir::management::v1 as pb;
 use proto::weir::management::v1::config_service_server::ConfigService;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Common, WatchStream, caller, stopped, watch_channel};
-use crate::auth::Role;
+use super::{WatchStream, caller, stopped, watch_channel};
 use crate::config::ConfigCore;
 use crate::convert::revision;
 use crate::failure::Failure;
 
 pub(crate) struct Config {
     pub(crate) core: ConfigCore,
-    pub(crate) common: Common,
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// Revisions a watch may ask to be told again.
@@ -25,27 +25,26 @@ fn answer<T>(result: Result<T, Failure>) -> Result<Response<T>, Status> {
 #[async_trait]
 impl ConfigService for Config {
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Result<Response<pb::ApplyResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Editor)?;
+        let caller = caller(&request)?;
         answer(self.core.apply(&caller, request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Viewer)?;
+        let caller = caller(&request)?;
         answer(self.core.get(&caller, request.into_inner()).await)
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Viewer)?;
+        let caller = caller(&request)?;
         answer(self.core.list(&caller, request.into_inner()).await)
     }
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Editor)?;
+        let caller = caller(&request)?;
         answer(self.core.delete(&caller, request.into_inner()).await)
     }
 
     async fn diff(&self, request: Request<pb::DiffRequest>) -> Result<Response<pb::DiffResponse>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         answer(self.core.diff(request.into_inner()).await)
     }
 
@@ -53,7 +52,6 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::ListRevisionsRequest>,
     ) -> Result<Response<pb::ListRevisionsResponse>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         answer(self.core.list_revisions(request.into_inner()).await)
     }
 
@@ -61,12 +59,12 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::GetRevisionRequest>,
     ) -> Result<Response<pb::GetRevisionResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Viewer)?;
+        let caller = caller(&request)?;
         answer(self.core.get_revision(&caller, request.into_inner()).await)
     }
 
     async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Result<Response<pb::RollbackResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Editor)?;
+        let caller = caller(&request)?;
         answer(self.core.rollback(&caller, request.into_inner()).await)
     }
 
@@ -76,10 +74,9 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::WatchRevisionsRequest>,
     ) -> Result<Response<Self::WatchRevisionsStream>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         let after = request.into_inner().after;
         let (sender, stream) = watch_channel();
-        let (core, stop) = (self.core.clone(), self.common.stop.clone());
+        let (core, stop) = (self.core.clone(), self.stop.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = stopped(stop) => (),
@@ -91,7 +88,7 @@ impl ConfigService for Config {
     }
 
     async fn export(&self, request: Request<pb::ExportRequest>) -> Result<Response<pb::ExportResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Viewer)?;
+        let caller = caller(&request)?;
         answer(self.core.export(&caller, request.into_inner()).await)
     }
 }

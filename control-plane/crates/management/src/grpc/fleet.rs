@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use proto::weir::management::v1 as pb;
 use proto::weir::management::v1::fleet_service_server::FleetService;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Common, WatchStream, caller, stopped, watch_channel};
-use crate::auth::Role;
+use super::{WatchStream, caller, stopped, watch_channel};
 use crate::fleet::{FleetCore, without_age};
 
 pub(crate) struct Fleet {
     pub(crate) core: FleetCore,
-    pub(crate) common: Common,
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 #[async_trait]
@@ -21,12 +21,10 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         Ok(Response::new(pb::ListNodesResponse { nodes: self.core.list(&request.get_ref().group) }))
     }
 
     async fn get_node(&self, request: Request<pb::GetNodeRequest>) -> Result<Response<pb::GetNodeResponse>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         let node = self.core.get(&request.get_ref().id).map_err(|f| f.status())?;
         Ok(Response::new(pb::GetNodeResponse { node: Some(node) }))
     }
@@ -37,10 +35,9 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::WatchNodesRequest>,
     ) -> Result<Response<Self::WatchNodesStream>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         let group = request.into_inner().group;
         let (sender, stream) = watch_channel();
-        let (core, stop) = (self.core.clone(), self.common.stop.clone());
+        let (core, stop) = (self.core.clone(), self.stop.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = stopped(stop) => (),
@@ -55,7 +52,6 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::GetNodeConfigRequest>,
     ) -> Result<Response<pb::GetNodeConfigResponse>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         self.core.config(request.get_ref()).map(Response::new).map_err(|f| f.status())
     }
 
@@ -63,7 +59,6 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::ListEndpointsRequest>,
     ) -> Result<Response<pb::ListEndpointsResponse>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         self.core.endpoints(request.get_ref()).await.map(Response::new).map_err(|f| f.status())
     }
 
@@ -71,7 +66,7 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::DrainEndpointRequest>,
     ) -> Result<Response<pb::DrainEndpointResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Editor)?;
+        let caller = caller(&request)?;
         self.core.drain(&caller, request.into_inner()).await.map(Response::new).map_err(|f| f.status())
     }
 
@@ -79,7 +74,7 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::UndrainEndpointRequest>,
     ) -> Result<Response<pb::UndrainEndpointResponse>, Status> {
-        let caller = caller(&self.common.access, &request, Role::Editor)?;
+        let caller = caller(&request)?;
         self.core.undrain(&caller, request.into_inner()).await.map(Response::new).map_err(|f| f.status())
     }
 
@@ -87,7 +82,6 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::RouteTestRequest>,
     ) -> Result<Response<pb::RouteTestResponse>, Status> {
-        caller(&self.common.access, &request, Role::Viewer)?;
         self.core.route_test(request.get_ref()).await.map(Response::new).map_err(|f| f.status())
     }
 }
