@@ -270,3 +270,23 @@ fn a_generated_cookie_keeps_a_client_at_its_endpoint() {
     let spread = (0..40).map(|n| ask(&mut client, &format!("cookie: key={n}\r\n")).text());
     assert_eq!(spread.collect::<std::collections::BTreeSet<_>>().len(), 4);
 }
+
+#[test]
+fn connections_are_made_to_the_endpoints_of_the_next_requests() {
+    let origins = origins(4);
+    let addresses: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+    let connections = || origins.iter().map(Origin::connections).collect::<Vec<_>>();
+    let mut cluster = cluster("origin", &addresses);
+    cluster["preconnect_policy"] = json!({ "predictive_preconnect_ratio": 3 });
+    let proxy = start(&bootstrap(vec![listener("main", hcm(to("origin", json!({}))))], vec![cluster]));
+    let mut client = proxy.connect();
+    client.ask(get(""));
+    eventually("every origin has a connection", || connections() == [1, 1, 1, 1]);
+    assert_eq!(origins.iter().map(|origin| origin.seen().len()).sum::<usize>(), 1);
+    // The next ones go where the connections are.
+    for _ in 0..3 {
+        client.ask(get(""));
+    }
+    assert_eq!(connections(), [1, 1, 1, 1]);
+    assert!(origins.iter().all(|origin| origin.seen().len() == 1));
+}

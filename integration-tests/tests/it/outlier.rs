@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use integration_tests::config::{bootstrap, cluster, hcm, listener, to, with_admin};
 use integration_tests::eventually::{eventually, found};
 use integration_tests::proxy::{Running, start};
-use integration_tests::upstream::{Origin, nowhere, reply};
+use integration_tests::upstream::{Origin, nowhere, reply, reply_with};
 use serde_json::{Value, json};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -164,4 +164,25 @@ fn a_good_active_check_ends_an_ejection() {
         stat(&proxy, "ejections_enforced_consecutive_5xx") > 0
     });
     eventually("it is back long before its time", || stat(&proxy, "ejections_active") == 0);
+}
+
+#[test]
+fn an_endpoint_that_calls_itself_degraded_takes_what_others_cannot() {
+    let tired = Origin::http(|_| reply_with(404, &[("x-envoy-degraded", "true")], "tired"));
+    let fresh: Vec<Origin> = (0..4).map(|_| Origin::text("fresh")).collect();
+    let endpoints: Vec<SocketAddr> = [&tired].into_iter().chain(&fresh).map(|origin| origin.address).collect();
+    let outlier = json!({ "detect_degraded_hosts": true, "interval": "3600s", "base_ejection_time": "3600s" });
+    let proxy = run(detecting(&endpoints, outlier));
+    let mut client = proxy.connect();
+    eventually("it is degraded", || {
+        client.ask(GET);
+        proxy.stat("cluster.origin.membership_degraded") == 1
+    });
+    let before = tired.seen().len();
+    for _ in 0..20 {
+        assert_eq!(client.ask(GET).text(), "fresh");
+    }
+    assert_eq!(tired.seen().len(), before);
+    assert_eq!(stat(&proxy, "ejections_detected_degradation"), 1);
+    assert_eq!((stat(&proxy, "ejections_active"), proxy.stat("cluster.origin.membership_healthy")), (0, 4));
 }

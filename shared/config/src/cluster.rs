@@ -54,6 +54,8 @@ pub struct Cluster {
     pub pool_per_downstream: bool,
     /// Connections that are opened ahead: so many for each that is needed; at least 1.
     pub preconnect_ratio: f64,
+    /// The same over all endpoints, for the requests to come.
+    pub predictive_ratio: f64,
     /// The address that connections come from, when it is not left to the system.
     pub source_address: Option<std::net::SocketAddr>,
     pub outlier: Option<OutlierDetection>,
@@ -106,6 +108,7 @@ impl Cluster {
             happy_eyeballs: HappyEyeballs::default(),
             pool_per_downstream: false,
             preconnect_ratio: 1.0,
+            predictive_ratio: 1.0,
             source_address: None,
             outlier: None,
             health_check: None,
@@ -157,6 +160,7 @@ impl Cluster {
             // Intervals look at the endpoints that a cluster has; these come with requests.
             p.unimplemented("outlier_detection");
         }
+        let (preconnect_ratio, predictive_ratio) = preconnect(proto, p);
         let common = proto.common_lb_config.as_ref();
         // `update_merge_window` tells Envoy to batch health and weight changes; a snapshot is always one change.
         let health_check = health_check(proto, discovery.as_ref(), p);
@@ -177,7 +181,8 @@ impl Cluster {
             keepalive: connection_options(proto, p),
             happy_eyeballs: HappyEyeballs::decode(proto, p),
             pool_per_downstream: proto.connection_pool_per_downstream_connection,
-            preconnect_ratio: preconnect(proto, p),
+            preconnect_ratio,
+            predictive_ratio,
             source_address: bind_config(proto, p),
             outlier: outlier.map(|o| p.at("outlier_detection", |p| OutlierDetection::decode(o, p))),
             health_check,
@@ -311,18 +316,22 @@ fn connection_options(proto: &pb::Cluster, p: &mut Problems) -> Option<TcpKeepal
     options.tcp_keepalive.as_ref().map(tcp_keepalive)
 }
 
-fn preconnect(proto: &pb::Cluster, p: &mut Problems) -> f64 {
-    let Some(policy) = &proto.preconnect_policy else { return 1.0 };
+/// For each endpoint, and over all of them.
+fn preconnect(proto: &pb::Cluster, p: &mut Problems) -> (f64, f64) {
+    let Some(policy) = &proto.preconnect_policy else { return (1.0, 1.0) };
     p.at("preconnect_policy", |p| {
         crate::refuse_set!(p, policy; preconnect_enabled_metadata);
-        p.unimplemented_if("predictive_preconnect_ratio", policy.predictive_preconnect_ratio.is_some_and(|r| r != 1.0));
-        match policy.per_upstream_preconnect_ratio {
+        let mut ratio = |name, ratio: Option<f64>| match ratio {
             Some(ratio) if !(1.0..=3.0).contains(&ratio) => {
-                p.refuse_at::<()>("per_upstream_preconnect_ratio", "must be from 1 to 3");
+                p.refuse_at::<()>(name, "must be from 1 to 3");
                 1.0
             }
             ratio => ratio.unwrap_or(1.0),
-        }
+        };
+        (
+            ratio("per_upstream_preconnect_ratio", policy.per_upstream_preconnect_ratio),
+            ratio("predictive_preconnect_ratio", policy.predictive_preconnect_ratio),
+        )
     })
 }
 

@@ -28,6 +28,8 @@ pub struct OutlierDetection {
     pub failure_percentage: FailurePercentage,
     /// A good active health check ends an ejection.
     pub uneject_on_health_check: bool,
+    /// An answer with `x-envoy-degraded` makes its endpoint degraded for as long as an ejection would last.
+    pub detect_degraded: bool,
 }
 
 /// Ejects after `count` failures in a row.
@@ -63,7 +65,6 @@ pub struct FailurePercentage {
 impl OutlierDetection {
     pub(crate) fn decode(proto: &wire::OutlierDetection, p: &mut Problems) -> Self {
         crate::refuse_set!(p, proto; monitors);
-        p.unimplemented_if("detect_degraded_hosts", proto.detect_degraded_hosts == Some(true));
         let consecutive = |name, count: Option<u32>, enforcing, default, p: &mut Problems| Consecutive {
             count: count.unwrap_or(5),
             enforcing: whole_percent(name, enforcing, default, p),
@@ -106,6 +107,7 @@ impl OutlierDetection {
             split_local: proto.split_external_local_origin_errors,
             success_rate: SuccessRate::decode(proto, p),
             failure_percentage: FailurePercentage::decode(proto, p),
+            detect_degraded: proto.detect_degraded_hosts.unwrap_or(false),
             uneject_on_health_check: proto.successful_active_health_check_uneject_host.unwrap_or(true),
         }
     }

@@ -114,6 +114,7 @@ fn host_json(host: &HostView) -> Value {
         // The names of `envoy.admin.v3.HostHealthStatus`.
         let name = match *flag {
             "failed_active_hc" => "failed_active_health_check",
+            "degraded_outlier_detection" => "failed_degraded_outlier_detection",
             "degraded_active_hc" => "failed_active_degraded_check",
             // `eds_health_status` says it.
             "failed_eds_health" | "degraded_eds_health" => continue,

@@ -34,6 +34,8 @@ pub(crate) struct Draw<'a> {
     pub rng: &'a mut fastrand::Rng,
     pub hash: Option<u64>,
     pub worker: usize,
+    /// Only looks, at the pick after so many others; nobody's turn is over.
+    pub ahead: Option<u64>,
     /// How many endpoints were turned down already.
     pub attempt: u32,
     /// Where to look, when the level is decided already.
@@ -151,6 +153,7 @@ impl Tables {
     pub(crate) fn pick(&self, draw: &mut Draw<'_>) -> Option<(&Arc<Endpoint>, bool)> {
         match &self.subsets {
             None => self.whole.pick(draw),
+            Some(_) if draw.ahead.is_some() => None,
             Some(subsets) => subsets.pick(&self.whole, draw),
         }
     }

@@ -111,8 +111,12 @@ pub enum Flag {
     ExcludedByImmediateFail = 32,
     /// It asked to be left out, and its health checker has not heard it yet.
     PassiveFailure = 64,
+    /// It said so in answers to requests.
+    DegradedOutlierCheck = 128,
 }
 
+/// The flags of endpoints that are used when too few others are healthy.
+const DEGRADED: u32 = Flag::DegradedActiveCheck as u32 | Flag::DegradedOutlierCheck as u32;
 /// The flags of endpoints that take no requests.
 const OUT: u32 = Flag::FailedActiveCheck as u32 | Flag::FailedOutlierCheck as u32 | Flag::PassiveFailure as u32;
 
@@ -130,7 +134,7 @@ impl Endpoint {
             HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
             _ if flags & OUT != 0 => Health::Unhealthy,
             HealthStatus::Degraded => Health::Degraded,
-            _ if flags & Flag::DegradedActiveCheck as u32 != 0 => Health::Degraded,
+            _ if flags & DEGRADED != 0 => Health::Degraded,
             HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
         }
     }
@@ -157,6 +161,7 @@ impl Endpoint {
             (Flag::FailedActiveCheck, "failed_active_hc"),
             (Flag::FailedOutlierCheck, "failed_outlier_check"),
             (Flag::DegradedActiveCheck, "degraded_active_hc"),
+            (Flag::DegradedOutlierCheck, "degraded_outlier_detection"),
             (Flag::ExcludedByImmediateFail, "excluded_via_immediate_hc_fail"),
             (Flag::ActiveCheckTimeout, "active_hc_timeout"),
         ];

@@ -29,6 +29,8 @@ pub use stats::OutlierStats;
 pub enum Outcome {
     /// A request was answered with this status.
     Response(u16),
+    /// The same, and the endpoint calls itself degraded (`x-envoy-degraded`).
+    Degraded(u16),
     /// A connection is ready for a request, which may still fail.
     Connected,
     /// A connection is ready, and nothing more will be known: TCP.
@@ -97,6 +99,10 @@ impl Cluster {
         let monitor = endpoint.state.monitor();
         let status = match (outcome, config.split_local) {
             (Outcome::Response(status), _) => status,
+            (Outcome::Degraded(status), _) => {
+                self.degrade(config, endpoint, status, worker);
+                status
+            }
             (Outcome::Connected | Outcome::Carried, true) => return monitor.local_success(),
             (Outcome::Failed | Outcome::TimedOut, true) => {
                 if monitor.local_failure() == config.consecutive_local.count {
@@ -115,6 +121,25 @@ impl Cluster {
         }
         if in_a_row.server == config.consecutive_5xx.count {
             self.failed_in_a_row(config, endpoint, Reason::Consecutive5xx, worker);
+        }
+    }
+
+    /// Whether answers may say that their endpoint is degraded.
+    pub fn detects_degraded(&self) -> bool {
+        self.config.outlier.as_ref().is_some_and(|config| config.detect_degraded)
+    }
+
+    /// An endpoint that calls itself degraded is used less for a while; one that fails is a matter of ejection.
+    fn degrade(&self, config: &Config, endpoint: &Endpoint, status: u16, worker: usize) {
+        if !config.detect_degraded || status >= 500 || endpoint.state.is_retired() {
+            return;
+        }
+        if endpoint.state.set(Flag::DegradedOutlierCheck, true) {
+            endpoint.state.monitor().degraded.begin(self.state.outliers.at(Instant::now()), config);
+            if let Some(stats) = self.state.outliers.stats() {
+                stats.detected_degradation().inc(worker + 1);
+            }
+            self.state.health_changed.notify_one();
         }
     }
 
@@ -169,8 +194,7 @@ impl Cluster {
                 return false;
             }
             stats.enforced(reason, shard);
-            let jitter = millis(config.max_ejection_jitter);
-            monitor.ejected(now, fastrand::u64(..=jitter), millis(config.base_ejection), millis(config.max_ejection));
+            monitor.ejected(now, config);
         }
         let since_last = monitor.since_return(now);
         self.tell(endpoint, Action::Eject { reason, enforced, rates }, since_last);

@@ -117,6 +117,34 @@ impl Cluster {
         endpoint.latency.note((now - since).max(latency::LOSS), moment(now), decay, peak);
     }
 
+    /// The endpoint of a pick to come, after `ahead` others that were looked at. `None` where that cannot be known: it
+    /// is known of round robin and of picks by chance, as in Envoy.
+    pub(crate) fn peek(&self, rng: &mut fastrand::Rng, worker: usize, ahead: u64) -> Option<Arc<Endpoint>> {
+        if let Some(drop) = &self.drop {
+            // The pick draws this one first.
+            let _ = rng.u32(..drop.share.denominator);
+        }
+        let mut draw = Draw {
+            rng,
+            hash: None,
+            worker,
+            ahead: Some(ahead),
+            attempt: 0,
+            active: &|| 0,
+            criteria: None,
+            now: None,
+            place: None,
+            stats: None,
+            without: &[],
+        };
+        let tables = self.tables.load();
+        tables.pick(&mut draw).map(|(endpoint, _)| Arc::clone(endpoint))
+    }
+
+    pub(crate) fn healthy_endpoints(&self) -> usize {
+        self.tables.load().healthy
+    }
+
     /// The endpoint for a request.
     ///
     /// # Errors
@@ -151,6 +179,7 @@ impl Cluster {
                 rng: context.rng,
                 hash: context.hash,
                 worker: context.worker,
+                ahead: None,
                 attempt,
                 active: &active,
                 criteria: context.criteria,

@@ -16,6 +16,7 @@ use hashbrown::HashMap;
 use shared_config::cluster::Protocols;
 use tokio::time::Instant;
 
+mod ahead;
 pub mod connect;
 mod connection;
 mod queue;
@@ -27,6 +28,7 @@ use crate::breaker::{Guard, Priority, Resource};
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
 use crate::proxy_header::Proxied;
+use ahead::{Ahead, Request};
 use connect::Wanted;
 use connection::Ready;
 use queue::Queue;
@@ -38,6 +40,8 @@ pub struct Pools(Rc<Inner>);
 pub(crate) struct Inner {
     worker: usize,
     queues: RefCell<HashMap<Key, Rc<Queue>>>,
+    /// Of the clusters that connect ahead, by the address of their state.
+    ahead: RefCell<HashMap<usize, Rc<Ahead>>>,
     /// Some queue was made for one downstream connection.
     any_owned: Cell<bool>,
     next_id: Cell<u64>,
@@ -77,6 +81,7 @@ pub struct Checkout {
     pub reused: bool,
     /// Where the connection goes back to.
     queue: Option<Rc<Queue>>,
+    _request: Option<Request>,
 }
 
 /// A connection whose bytes are the caller's.
@@ -93,7 +98,8 @@ impl Pools {
     /// The pools of worker number `worker`, counted from 0.
     pub fn new(worker: usize) -> Self {
         let any_owned = Cell::new(false);
-        Self(Rc::new(Inner { worker, queues: RefCell::default(), any_owned, next_id: Cell::new(1) }))
+        let next_id = Cell::new(1);
+        Self(Rc::new(Inner { worker, queues: RefCell::default(), ahead: RefCell::default(), any_owned, next_id }))
     }
 
     /// A stream to send one request on.
@@ -106,12 +112,17 @@ impl Pools {
         endpoint: &Arc<Endpoint>,
         options: &CheckoutOptions,
     ) -> Result<Checkout, ConnectError> {
+        let ahead = self.ahead(cluster);
+        if let Some(ahead) = &ahead {
+            self.connect_ahead(ahead, cluster, options);
+        }
+        let request = ahead.map(|ahead| ahead.begin());
         let queue = self.queue(cluster, endpoint, options).ok_or(ConnectError::PoolOverflow)?;
         if let Some(ready) = queue.take(cluster) {
             if cluster.config.preconnect_ratio > 1.0 {
                 queue.grow(cluster, endpoint, options.priority);
             }
-            return Ok(Checkout::new(ready, queue));
+            return Ok(Checkout::new(ready, queue, request));
         }
         let worker = self.0.worker;
         let pending =
@@ -120,7 +131,7 @@ impl Pools {
         let waiting = queue.wait();
         queue.grow(cluster, endpoint, options.priority);
         let ready = waiting.await.map_err(|_| ConnectError::Closed)??;
-        Ok(Checkout::new(ready, queue))
+        Ok(Checkout::new(ready, queue, request))
     }
 
     /// A connection whose bytes are the caller's, for TCP.
@@ -198,6 +209,7 @@ impl Pools {
         all.iter().for_each(|queue| queue.sweep(now));
         drop(all);
         self.forget_empty();
+        self.0.ahead.borrow_mut().retain(|_, ahead| Rc::strong_count(ahead) > 1);
     }
 
     /// Sweeps once a second for as long as the pools are in use elsewhere; the worker spawns it.
@@ -236,6 +248,16 @@ impl Pools {
 }
 
 impl Inner {
+    /// What is known of a cluster that connects ahead.
+    fn ahead(&self, cluster: &Cluster) -> Option<Rc<Ahead>> {
+        if cluster.config.predictive_ratio <= 1.0 {
+            return None;
+        }
+        let mut all = self.ahead.borrow_mut();
+        let ahead = all.entry(Arc::as_ptr(&cluster.state) as usize).or_insert_with(|| Ahead::new(&cluster.state));
+        Some(Rc::clone(ahead))
+    }
+
     /// Connection ids are unique in the process: the worker's number is in the upper bits.
     pub(crate) fn next_id(&self) -> u64 {
         let id = self.next_id.get();
@@ -269,13 +291,13 @@ impl Drop for Pending {
 // === impl Checkout ===
 
 impl Checkout {
-    fn new(ready: Ready, queue: Rc<Queue>) -> Self {
+    fn new(ready: Ready, queue: Rc<Queue>, request: Option<Request>) -> Self {
         let (stream, connection) = match ready {
             Ready::Http1(conn, connection) => (ClientStream::H1(conn), connection),
             Ready::Http2(stream, connection) => (ClientStream::H2(stream), connection),
         };
         let reused = connection.begin_request() > 0;
-        Self { stream, connection, reused, queue: Some(queue) }
+        Self { stream, connection, reused, queue: Some(queue), _request: request }
     }
 
     /// The request is over: the connection goes back if it can take another one.
@@ -291,7 +313,13 @@ impl RawConnection {
     /// The connection as the end of a tunnel.
     pub fn into_checkout(self, cluster: &Cluster) -> Checkout {
         let conn = h1::RawConn::new(self.io, cluster.output_limit());
-        Checkout { stream: ClientStream::Raw(Box::new(conn)), connection: self.connection, reused: false, queue: None }
+        Checkout {
+            stream: ClientStream::Raw(Box::new(conn)),
+            connection: self.connection,
+            reused: false,
+            queue: None,
+            _request: None,
+        }
     }
 }
 

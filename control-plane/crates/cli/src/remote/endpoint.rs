@@ -101,6 +101,7 @@ fn reason_word(reason: &str) -> String {
         "failed_outlier_check" => "ejected as an outlier",
         "failed_eds_health" => "discovery says unhealthy",
         "degraded_eds_health" => "discovery says degraded",
+        "degraded_outlier_detection" => "calls itself degraded",
         "degraded_active_hc" => "health check says degraded",
         "pending_active_hc" => "not checked yet",
         "active_hc_timeout" => "health check timed out",

@@ -60,6 +60,7 @@ pub(super) fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Tried) 
     };
     let criteria = chosen.criteria(stream);
     let sticky = chosen.sticky(stream, tried.endpoints.len());
+    let mut foreseen = stream.worker.pools.foreseen(&chosen.cluster);
     let mut rng = stream.worker.rng();
     let mut context = PickContext {
         criteria: criteria.as_deref(),
@@ -71,7 +72,7 @@ pub(super) fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Tried) 
         refuse: if avoid.is_empty() { None } else { Some(&refuse) },
         reselect: policy.filter(|_| !avoid.is_empty()).map_or(0, |policy| policy.host_picks),
         without: &tried.without,
-        ..PickContext::new(&mut rng, stream.worker.index())
+        ..PickContext::new(foreseen.as_mut().unwrap_or(&mut rng), stream.worker.index())
     };
     match chosen.cluster.pick(&mut context) {
         Ok(endpoint) => {

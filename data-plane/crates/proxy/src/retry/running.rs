@@ -63,7 +63,9 @@ impl Running {
         if let Some(active) = &self.active {
             active.answered(now.saturating_duration_since(self.since));
         }
-        self.observe(Outcome::Response(told_status(request, head)));
+        let status = told_status(request, head);
+        let degraded = self.cluster.detects_degraded() && head.headers.contains(&name::X_ENVOY_DEGRADED);
+        self.observe(if degraded { Outcome::Degraded(status) } else { Outcome::Response(status) });
         self.good = head.status < 500;
     }
 

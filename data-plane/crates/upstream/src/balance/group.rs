@@ -76,13 +76,18 @@ impl Group {
 
     pub(super) fn pick(&self, hash: u64, draw: &mut Draw<'_>) -> Option<&Arc<Endpoint>> {
         let index = match &self.rule {
-            Rule::RoundRobin(schedule) => schedule.next(draw.worker),
+            Rule::RoundRobin(schedule) => match draw.ahead {
+                Some(ahead) => schedule.peek(draw.worker, ahead),
+                None => schedule.next(draw.worker),
+            },
+            Rule::Random => draw.rng.usize(..self.endpoints.len()),
+            // The others depend on the request, or on what runs by then.
+            _ if draw.ahead.is_some() => return None,
             Rule::LeastRequest(choices) => self.least_of(*choices, draw.rng),
             Rule::LeastOfAll(bias, weights) => self.least_of_all(*bias, weights, draw.rng),
             Rule::WeightedLeastRequest(config, alias) => self.least_weighted(config, alias, draw.rng),
             Rule::PeakEwma(config, odds) => self.shortest_wait(config, odds.as_ref(), draw),
             Rule::LeastTime(config) => self.least_time(config, draw),
-            Rule::Random => draw.rng.usize(..self.endpoints.len()),
             Rule::Ring(ring, bounded) => {
                 let index = ring.find(hash, draw.attempt)?;
                 bounded.as_ref().map_or(index, |b| b.choose(index, hash, &self.endpoints, (draw.active)()))

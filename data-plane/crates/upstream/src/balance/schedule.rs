@@ -46,8 +46,19 @@ impl Schedule {
 
     /// The index whose turn it is.
     pub(crate) fn next(&self, worker: usize) -> usize {
-        let cursor = &self.cursors[worker % self.cursors.len()].0;
-        let turn = cursor.fetch_add(1, Relaxed);
+        self.at(self.cursor(worker).fetch_add(1, Relaxed))
+    }
+
+    /// The index whose turn comes after so many others.
+    pub(crate) fn peek(&self, worker: usize, ahead: u64) -> usize {
+        self.at(self.cursor(worker).load(Relaxed).wrapping_add(ahead))
+    }
+
+    fn cursor(&self, worker: usize) -> &AtomicU64 {
+        &self.cursors[worker % self.cursors.len()].0
+    }
+
+    fn at(&self, turn: u64) -> usize {
         #[allow(clippy::cast_possible_truncation, reason = "an index below the number of entries")]
         match &self.order {
             Order::Even(count) => (turn % count) as usize,

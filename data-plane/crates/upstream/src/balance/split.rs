@@ -88,7 +88,10 @@ impl Balanced {
     pub(super) fn pick(&self, hash: u64, draw: &mut Draw<'_>) -> Option<&Arc<Endpoint>> {
         let index = match &self.split {
             Split::One => 0,
-            Split::Weighted(schedule) => schedule.next(draw.worker),
+            Split::Weighted(schedule) => match draw.ahead {
+                Some(ahead) => schedule.peek(draw.worker, ahead),
+                None => schedule.next(draw.worker),
+            },
             // The group of all endpoints comes first.
             Split::Zones(routes) => routes.choose(draw)?.map_or(0, |zone| zone + 1),
         };

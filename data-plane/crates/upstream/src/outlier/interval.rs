@@ -42,7 +42,10 @@ impl Cluster {
             detector.interval_ends.store(0, Relaxed);
             // Nobody would end their ejection.
             let now = detector.at(Instant::now());
-            return self.endpoints().filter(|endpoint| self.return_to_service(endpoint, now)).count() > 0;
+            let ends = |endpoint: &&Arc<Endpoint>| {
+                self.return_to_service(endpoint, now) | endpoint.state.set(Flag::DegradedOutlierCheck, false)
+            };
+            return self.endpoints().filter(ends).count() > 0;
         };
         let new = detector.at(Instant::now()).saturating_add(millis(config.interval));
         let old = detector.interval_ends.load(Relaxed);
@@ -58,12 +61,15 @@ impl Cluster {
         }
         let detector = &self.state.outliers;
         let at = detector.at(now);
-        let (base, max) = (millis(config.base_ejection), millis(config.max_ejection));
         let mut volumes = Vec::with_capacity(self.endpoint_count());
         for endpoint in self.endpoints() {
             let monitor = endpoint.state.monitor();
-            if endpoint.state.has(Flag::FailedOutlierCheck) && monitor.may_return(at, base, max) {
+            if endpoint.state.has(Flag::FailedOutlierCheck) && monitor.out.may_end(at, config) {
                 self.return_to_service(endpoint, at);
+            }
+            if endpoint.state.has(Flag::DegradedOutlierCheck) && monitor.degraded.may_end(at, config) {
+                endpoint.state.set(Flag::DegradedOutlierCheck, false);
+                monitor.degraded.end(at);
             }
             volumes.push((endpoint, monitor.answers.take(), monitor.local.take()));
         }
@@ -74,8 +80,10 @@ impl Cluster {
             });
             self.eject_by_rate(config, origin, volumes);
         }
-        for endpoint in self.endpoints().filter(|endpoint| !endpoint.state.has(Flag::FailedOutlierCheck)) {
-            endpoint.state.monitor().forgive(at, millis(config.interval));
+        for endpoint in self.endpoints() {
+            let (state, monitor) = (&endpoint.state, endpoint.state.monitor());
+            let terms = [(Flag::FailedOutlierCheck, &monitor.out), (Flag::DegradedOutlierCheck, &monitor.degraded)];
+            terms.iter().filter(|(flag, _)| !state.has(*flag)).for_each(|(_, term)| term.forgive(at, config));
         }
         detector.interval_ends.store(at.saturating_add(millis(config.interval)), Relaxed);
     }

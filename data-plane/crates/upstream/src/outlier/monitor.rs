@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::Reason;
+use shared_config::outlier::OutlierDetection as Config;
+
+use super::{Reason, millis};
 
 /// Times are milliseconds of the cluster's detector; 0 is never.
 #[derive(Debug, Default)]
@@ -14,10 +16,18 @@ pub struct Monitor {
     pub(super) answers: Rate,
     pub(super) local: Rate,
     ejections: AtomicU32,
-    /// How many times the base ejection time the next ejection lasts.
+    pub(super) out: Term,
+    /// It called itself degraded.
+    pub(super) degraded: Term,
+}
+
+/// A state that ends after a while, later each time it is entered again.
+#[derive(Debug, Default)]
+pub(super) struct Term {
+    /// How many times the base time the next one lasts.
     multiplier: AtomicU32,
-    ejected_at: AtomicU64,
-    returned_at: AtomicU64,
+    began_at: AtomicU64,
+    ended_at: AtomicU64,
     jitter: AtomicU64,
 }
 
@@ -93,42 +103,24 @@ impl Monitor {
         }
     }
 
-    /// Remembers an ejection. Each one lasts a base time longer than the one before, up to the maximum.
-    pub(super) fn ejected(&self, now: u64, jitter: u64, base: u64, max: u64) {
+    /// Remembers an ejection.
+    pub(super) fn ejected(&self, now: u64, config: &Config) {
         self.ejections.fetch_add(1, Relaxed);
-        self.ejected_at.store(now, Relaxed);
-        self.jitter.store(jitter, Relaxed);
-        let grow = |times: u32| (u64::from(times) * base < max.saturating_add(base)).then_some(times + 1);
-        // As long as it can be already.
-        let _ = self.multiplier.fetch_update(Relaxed, Relaxed, grow);
-    }
-
-    /// Whether the time of the last ejection is over.
-    pub(super) fn may_return(&self, now: u64, base: u64, max: u64) -> bool {
-        let time = base.saturating_mul(self.multiplier.load(Relaxed).into()).min(max);
-        now.saturating_sub(self.ejected_at.load(Relaxed)) >= time.saturating_add(self.jitter.load(Relaxed))
+        self.out.begin(now, config);
     }
 
     pub(super) fn returned(&self, now: u64) {
-        self.returned_at.store(now, Relaxed);
+        self.out.end(now);
         // So that few new errors do not eject it again.
         [&self.server_errors, &self.gateway_errors, &self.local_errors].into_iter().for_each(clear);
     }
 
-    /// In use for a whole interval: the next ejection is a base time shorter.
-    pub(super) fn forgive(&self, now: u64, interval: u64) {
-        let returned = self.returned_at.load(Relaxed);
-        if returned != 0 && now.saturating_sub(returned) >= interval {
-            let _ = self.multiplier.fetch_update(Relaxed, Relaxed, |times| times.checked_sub(1));
-        }
-    }
-
     pub(super) fn since_return(&self, now: u64) -> Option<Duration> {
-        since(&self.returned_at, now)
+        since(&self.out.ended_at, now)
     }
 
     pub(super) fn since_ejection(&self, now: u64) -> Option<Duration> {
-        since(&self.ejected_at, now)
+        since(&self.out.began_at, now)
     }
 
     pub(super) fn ejections(&self) -> u32 {
@@ -156,6 +148,39 @@ fn clear(count: &AtomicU32) {
 fn since(at: &AtomicU64, now: u64) -> Option<Duration> {
     let at = at.load(Relaxed);
     (at != 0).then(|| Duration::from_millis(now.saturating_sub(at)))
+}
+
+// === impl Term ===
+
+impl Term {
+    /// Each one lasts a base time longer than the one before, up to the maximum.
+    pub(super) fn begin(&self, now: u64, config: &Config) {
+        let (base, max) = (millis(config.base_ejection), millis(config.max_ejection));
+        self.began_at.store(now, Relaxed);
+        self.jitter.store(fastrand::u64(..=millis(config.max_ejection_jitter)), Relaxed);
+        let grow = |times: u32| (u64::from(times) * base < max.saturating_add(base)).then_some(times + 1);
+        // As long as it can be already.
+        let _ = self.multiplier.fetch_update(Relaxed, Relaxed, grow);
+    }
+
+    /// Whether its time is over.
+    pub(super) fn may_end(&self, now: u64, config: &Config) -> bool {
+        let (base, max) = (millis(config.base_ejection), millis(config.max_ejection));
+        let time = base.saturating_mul(self.multiplier.load(Relaxed).into()).min(max);
+        now.saturating_sub(self.began_at.load(Relaxed)) >= time.saturating_add(self.jitter.load(Relaxed))
+    }
+
+    pub(super) fn end(&self, now: u64) {
+        self.ended_at.store(now, Relaxed);
+    }
+
+    /// Over for a whole interval: the next one is a base time shorter.
+    pub(super) fn forgive(&self, now: u64, config: &Config) {
+        let ended = self.ended_at.load(Relaxed);
+        if ended != 0 && now.saturating_sub(ended) >= millis(config.interval) {
+            let _ = self.multiplier.fetch_update(Relaxed, Relaxed, |times| times.checked_sub(1));
+        }
+    }
 }
 
 // === impl Rate ===

@@ -11,6 +11,7 @@ shared_telemetry::stats! {
         counter ejections_total = "outlier_detection.ejections_total",
         counter ejections_consecutive_5xx = "outlier_detection.ejections_consecutive_5xx",
         counter ejections_success_rate = "outlier_detection.ejections_success_rate",
+        counter detected_degradation = "outlier_detection.ejections_detected_degradation",
         counter detected_5xx = "outlier_detection.ejections_detected_consecutive_5xx",
         counter enforced_5xx = "outlier_detection.ejections_enforced_consecutive_5xx",
         counter detected_gateway = "outlier_detection.ejections_detected_consecutive_gateway_failure",

@@ -8,6 +8,7 @@ use shared_config::endpoint::Assignment;
 use super::*;
 use crate::cluster::Site;
 use crate::cluster::tests::{config, endpoints, site};
+use crate::endpoint::Health;
 
 /// Keeps what it is told.
 #[derive(Default)]
@@ -65,6 +66,7 @@ fn detecting(change: impl FnOnce(&mut Config)) -> Arc<ClusterConfig> {
             enforcing: 0,
             enforcing_local: 0,
         },
+        detect_degraded: false,
         uneject_on_health_check: true,
     };
     change(&mut outlier);
@@ -281,4 +283,37 @@ async fn a_good_active_check_ends_an_ejection_unless_it_must_not() {
         assert_eq!(lab.cluster.passed_active_check(&endpoint), allowed && !failing);
         assert_eq!(lab.is_out(0), !allowed || failing);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_calls_itself_degraded_is_used_less_for_as_long_as_an_ejection_would_last() {
+    let lab = lab(2, |c| c.detect_degraded = true);
+    let is_degraded = |lab: &Lab| lab.endpoint(0).health() == Health::Degraded;
+    // A failure is none of its business.
+    lab.see(0, Outcome::Degraded(500), 1);
+    assert!(!is_degraded(&lab));
+    for seconds in [30, 60] {
+        lab.see(0, Outcome::Degraded(404), 2);
+        assert_eq!(lab.endpoint(0).health_flags(false), ["degraded_outlier_detection"]);
+        lab.pass(seconds - 1).await;
+        assert!(is_degraded(&lab), "{seconds}");
+        lab.pass(10).await;
+        assert!(!is_degraded(&lab), "{seconds}");
+    }
+    assert_eq!((lab.stats().detected_degradation().value(), lab.stats().ejections_total().value()), (2, 0));
+    assert!(lab.told().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_endpoint_calls_itself_counts_only_where_it_is_detected_and_ends_with_detection() {
+    let off = lab(2, |_| {});
+    off.see(0, Outcome::Degraded(200), 1);
+    assert_eq!(off.endpoint(0).health(), Health::Healthy);
+    let on = lab(2, |c| c.detect_degraded = true);
+    on.see(0, Outcome::Degraded(200), 1);
+    assert_eq!(on.endpoint(0).health(), Health::Degraded);
+    let assignment = Assignment::of(endpoints(2));
+    let last = Cluster::compile(config(|_| {}), &assignment, None, Some(&on.cluster), &on.site);
+    last.take_over(Some(&on.cluster));
+    assert_eq!(last.state.stats.membership_healthy().value(), 2);
 }

@@ -10,6 +10,7 @@ use dp_http::info::{Address, TlsInfo};
 use dp_http::{h1, h2};
 use tokio::time::Instant;
 
+use super::ahead::Room;
 use super::connect::Made;
 use super::queue::Queue;
 use crate::breaker::Guard;
@@ -55,6 +56,8 @@ pub(super) struct Slot {
     failures: u32,
     /// Told when the place is free.
     queue: Weak<Queue>,
+    /// For clusters that connect ahead.
+    room: Option<Room>,
     _guard: Guard,
 }
 
@@ -84,12 +87,14 @@ impl Slot {
             began: Instant::now(),
             failures: endpoint.state.failures(),
             queue: Weak::new(),
+            room: None,
             _guard: guard,
         })
     }
 
-    pub(super) fn of(mut self, queue: &Rc<Queue>) -> Self {
+    pub(super) fn of(mut self, queue: &Rc<Queue>, room: Option<Room>) -> Self {
         queue.opened();
+        self.room = room;
         self.queue = Rc::downgrade(queue);
         self
     }
@@ -97,6 +102,9 @@ impl Slot {
     pub(super) fn connected(self, id: u64, made: &Made, protocol: Protocol) -> Connection {
         let stats = &self.cluster.state.stats;
         stats.upstream_cx_connect_ms().record_duration(self.worker + 1, self.began.elapsed());
+        if let Some(room) = self.room.as_ref().filter(|_| !made.http2) {
+            room.becomes(1);
+        }
         let http = &self.cluster.config.http;
         let expires = http.max_connection_duration.map(|longest| {
             let jitter = http.max_connection_duration_jitter / 100.0 * fastrand::f64();

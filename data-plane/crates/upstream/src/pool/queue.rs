@@ -12,11 +12,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Inner;
+use super::ahead::wants_more;
 use super::connect::{self, ConnectError, Made, Wanted};
 use super::connection::{Connection, Ready, Slot};
 use crate::breaker::{Guard, Priority, Resource};
 use crate::cluster::Cluster;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Health};
 use crate::proxy_header::Proxied;
 
 /// The connections to one endpoint that are alike.
@@ -184,13 +185,40 @@ impl Queue {
             Wanted::Http2 => 1.min(self.waiting.borrow().len()),
             _ => self.needed(plan.cluster.config.preconnect_ratio),
         };
-        if self.connecting.get() >= needed {
-            return;
+        if self.connecting.get() < needed {
+            self.begin(plan);
         }
-        let Some(slot) = self.slot(&plan) else { return };
+    }
+
+    /// Connects for a request that is expected here, unless enough is there for it. Whether it does.
+    pub(super) fn connect_ahead(
+        self: &Rc<Self>,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        priority: Priority,
+    ) -> bool {
+        let busy = match self.wanted {
+            Wanted::Http1 => self.open.get().saturating_sub(self.connecting.get() + self.idle.borrow().len()),
+            _ => self.shared.borrow().iter().map(|entry| entry.handle.active_streams()).sum(),
+        };
+        let requests = busy + self.waiting.borrow().len();
+        let room = self.open.get().saturating_mul(places(cluster, self.wanted));
+        // One that is not well is not made to do more.
+        if endpoint.health() != Health::Healthy || !wants_more(requests, room, cluster.config.predictive_ratio) {
+            return false;
+        }
+        let plan = Plan { cluster: Arc::clone(cluster), endpoint: Arc::clone(endpoint), priority };
+        *self.plan.borrow_mut() = Some(plan.clone());
+        self.begin(plan)
+    }
+
+    /// Begins to connect if the circuit breaker allows. Whether it does.
+    fn begin(self: &Rc<Self>, plan: Plan) -> bool {
+        let Some(slot) = self.slot(&plan) else { return false };
         self.connecting.set(self.connecting.get() + 1);
         let queue = Rc::clone(self);
         tokio::task::spawn_local(async move { queue.connect(plan, slot).await });
+        true
     }
 
     /// How many connections should be on their way: one for each that waits, and what is to be there ahead
@@ -218,7 +246,9 @@ impl Queue {
             None => return None,
         };
         let limit = cluster.config.breakers.per_host_connections.filter(|_| !first);
-        Slot::open(cluster, endpoint, guard, self.worker, limit).map(|slot| slot.of(self))
+        let ahead = self.pools.upgrade().and_then(|pools| pools.ahead(cluster));
+        let room = ahead.map(|ahead| ahead.room(places(cluster, self.wanted)));
+        Slot::open(cluster, endpoint, guard, self.worker, limit).map(|slot| slot.of(self, room))
     }
 
     async fn connect(self: Rc<Self>, plan: Plan, slot: Slot) {
@@ -341,6 +371,16 @@ impl Queue {
     pub(super) fn is_empty(&self) -> bool {
         self.open.get() == 0 && self.connecting.get() == 0 && self.waiting.borrow().is_empty()
     }
+}
+
+/// How many requests a connection will carry at a time; Envoy too takes HTTP/2 for granted where it is possible.
+fn places(cluster: &Cluster, wanted: Wanted) -> usize {
+    if matches!(wanted, Wanted::Http1 | Wanted::Raw) {
+        return 1;
+    }
+    let http = &cluster.config.http;
+    let most = http.max_requests_per_connection.unwrap_or(u32::MAX).min(http.h2.max_concurrent_streams);
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 impl Idle {
