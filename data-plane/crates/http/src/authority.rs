@@ -56,6 +56,10 @@ fn is_ip_literal(text: &[u8]) -> bool {
 
 /// reg-name: unreserved, sub-delims, and `%` with two hexadecimal digits.
 fn is_reg_name(host: &[u8]) -> bool {
+    // Few hosts hold a `%`.
+    if host.iter().fold(true, |all, byte| all & PLAIN[usize::from(*byte)]) {
+        return true;
+    }
     let mut rest = host;
     loop {
         let plain = rest.iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(rest.len());

@@ -54,14 +54,13 @@ impl Headers {
     }
 
     /// The value of the first field called `key`.
+    #[inline]
     pub fn get<K: Key + ?Sized>(&self, key: &K) -> Option<&[u8]> {
-        if !self.may_contain(key) {
-            return None;
-        }
-        self.entries.iter().find(|e| self.is(e, key)).map(|e| self.bytes(e.value))
+        if self.may_contain(key) { self.first(key).map(|at| self.bytes(self.entries[at].value)) } else { None }
     }
 
     /// The value of the first field called `key`, if it is UTF-8.
+    #[inline]
     pub fn text<K: Key + ?Sized>(&self, key: &K) -> Option<&str> {
         self.get(key).and_then(|value| std::str::from_utf8(value).ok())
     }
@@ -72,15 +71,18 @@ impl Headers {
         entries.iter().filter(move |e| self.is(e, key)).map(|e| self.bytes(e.value))
     }
 
+    #[inline]
     pub fn contains<K: Key + ?Sized>(&self, key: &K) -> bool {
-        self.may_contain(key) && self.entries.iter().any(|e| self.is(e, key))
+        self.may_contain(key) && self.first(key).is_some()
     }
 
     /// Whether there is a field of any of these names.
+    #[inline]
     pub fn contains_any(&self, names: NameSet) -> bool {
         self.known.meets(names) && self.entries.iter().any(|e| names.has(e.id))
     }
 
+    #[inline]
     fn may_contain<K: Key + ?Sized>(&self, key: &K) -> bool {
         self.known.has(key.id())
     }
@@ -152,7 +154,7 @@ impl Headers {
 
     /// Makes `value` the only value of `key`, at the place of the first field of that name.
     pub fn set<K: Key + ?Sized>(&mut self, key: &K, value: &[u8]) {
-        let first = if self.may_contain(key) { self.entries.iter().position(|e| self.is(e, key)) } else { None };
+        let first = if self.may_contain(key) { self.first(key) } else { None };
         match first {
             None => self.append(key, value),
             Some(first) => {
@@ -172,20 +174,24 @@ impl Headers {
     }
 
     /// Removes all fields called `key`; says whether there were any.
+    #[inline]
     pub fn remove<K: Key + ?Sized>(&mut self, key: &K) -> bool {
-        if !self.contains(key) {
+        self.may_contain(key) && self.remove_found(key)
+    }
+
+    fn remove_found<K: Key + ?Sized>(&mut self, key: &K) -> bool {
+        if self.first(key).is_none() {
             return false;
         }
         self.retain_entries(|headers, entry| !headers.is(entry, key));
         if key.id() != 0 {
-            let mut removed = NameSet::EMPTY;
-            removed.insert(key.id());
-            self.known = self.known.without(removed);
+            self.known = self.known.without(NameSet::one(key.id()));
         }
         true
     }
 
     /// Removes all fields of these names.
+    #[inline]
     pub fn remove_all(&mut self, names: NameSet) {
         if self.known.meets(names) {
             self.retain_entries(|_, entry| !names.has(entry.id));
@@ -206,6 +212,10 @@ impl Headers {
         let mut entries = std::mem::take(&mut self.entries);
         entries.retain(|entry| keep(self, entry));
         self.entries = entries;
+    }
+
+    fn first<K: Key + ?Sized>(&self, key: &K) -> Option<usize> {
+        self.entries.iter().position(|e| self.is(e, key))
     }
 
     fn is<K: Key + ?Sized>(&self, entry: &Entry, key: &K) -> bool {

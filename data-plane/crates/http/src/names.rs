@@ -212,6 +212,12 @@ impl NameSet {
         set
     }
 
+    pub(crate) const fn one(id: u8) -> Self {
+        let mut set = Self::EMPTY;
+        set.insert(id);
+        set
+    }
+
     pub(crate) const fn has(self, id: u8) -> bool {
         self.0[(id >> 6) as usize & 1] >> (id & 63) & 1 != 0
     }

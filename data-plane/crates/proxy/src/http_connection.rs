@@ -155,13 +155,14 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
     let born = Instant::now();
     let mut served: u32 = 0;
     let mut draining = conn.chain.drain.watch();
+    // One wait for the life of the connection.
+    let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
     let end = loop {
         let options = &view.hcm.config.http;
         let end_of_life = deadline(born, options.max_connection_duration);
         let idle = earlier(deadline(Instant::now(), options.idle_timeout), end_of_life);
         let ended = {
             let mut readable = pin!(codec.wait_readable());
-            let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
             poll_fn(|cx| {
                 if let Poll::Ready(open) = readable.as_mut().poll(cx) {
                     return Poll::Ready((!open).then_some(End::Remote));
