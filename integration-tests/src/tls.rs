@@ -66,12 +66,17 @@ impl Identity {
     }
 
     /// A client that trusts this identity, and has it too.
+    pub fn client_with_certificate(&self) -> Arc<rustls::ClientConfig> {
+        self.client_of(self)
+    }
+
+    /// A client with this identity that trusts a server with another one.
     ///
     /// # Panics
     /// The key does not fit.
-    pub fn client_with_certificate(&self) -> Arc<rustls::ClientConfig> {
+    pub fn client_of(&self, server: &Self) -> Arc<rustls::ClientConfig> {
         let chain = vec![self.certified.cert.der().clone()];
-        let config = rustls::ClientConfig::builder().with_root_certificates(self.roots());
+        let config = rustls::ClientConfig::builder().with_root_certificates(server.roots());
         Arc::new(config.with_client_auth_cert(chain, self.key()).expect("the key fits the certificate"))
     }
 

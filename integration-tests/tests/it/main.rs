@@ -10,6 +10,7 @@ mod discovery;
 mod examples;
 mod faults;
 mod file_sources;
+mod handshakes;
 mod health;
 mod hedging;
 mod http1;

@@ -108,6 +108,8 @@ pub enum ListenerFilter {
         /// What is no client hello is an error too.
         only_tls: bool,
     },
+    /// Finds the version of HTTP that a plain connection begins with.
+    HttpInspector,
     /// Asks the kernel where a redirected connection was to go.
     OriginalDst,
     /// Takes the addresses from a PROXY protocol header.

@@ -17,7 +17,7 @@ pub use client::{ClientSettings, client_config};
 pub use info::{CertificateInfo, describe};
 pub use provider::{Params, Version, install_default};
 pub use server::{ClientAuth, ServerSettings, Tickets, server_config};
-pub use verify::{NameMatch, Roots, SanCheck, SanKind, Verification};
+pub use verify::{NameMatch, Roots, SanCheck, SanKind, Unverified, Verification, unverified};
 
 /// Why a TLS configuration cannot be built.
 #[derive(Debug, thiserror::Error)]

@@ -87,6 +87,38 @@ enum Refused {
     Hash,
 }
 
+/// What was wrong with the certificate of the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unverified {
+    /// None was shown.
+    Missing,
+    /// None of its names is one that is asked for.
+    Name,
+    /// It has none of the pinned hashes.
+    Hash,
+    /// Its chain, its dates, or something else.
+    Chain,
+}
+
+/// Whether a handshake failed because of the certificate of the other side.
+pub fn unverified(error: &Error) -> Option<Unverified> {
+    match error {
+        Error::NoCertificatesPresented => Some(Unverified::Missing),
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => Some(Unverified::Name),
+        Error::InvalidCertificate(CertificateError::Other(OtherError(other))) => {
+            Some(match other.downcast_ref::<Refused>() {
+                Some(Refused::Name) => Unverified::Name,
+                Some(Refused::Hash) => Unverified::Hash,
+                None => Unverified::Chain,
+            })
+        }
+        Error::InvalidCertificate(_) => Some(Unverified::Chain),
+        _ => None,
+    }
+}
+
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         CertificateError::Other(OtherError(Arc::new(refused))).into()

@@ -38,6 +38,8 @@ pub struct TlsInfo {
     pub cipher: &'static str,
     pub peer: Option<Arc<PeerCertificate>>,
     pub local: Option<Arc<PeerCertificate>>,
+    /// The session was resumed: no certificate was shown again.
+    pub resumed: bool,
 }
 
 /// What a certificate says, read once a connection.

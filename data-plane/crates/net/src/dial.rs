@@ -23,6 +23,16 @@ pub struct DialOptions {
     pub keepalive: Option<Keepalive>,
 }
 
+/// The address to connect from cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct OfSource(io::Error);
+
+/// Whether connecting failed because the address to connect from cannot be used.
+pub fn is_of_source(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<OfSource>())
+}
+
 /// Connects. Dropping the future gives up.
 pub async fn dial(address: &Address, options: &DialOptions) -> io::Result<Stream> {
     match address {
@@ -38,7 +48,7 @@ async fn dial_tcp(address: SocketAddr, options: &DialOptions) -> io::Result<Stre
         keepalive.apply(&SockRef::from(&socket))?;
     }
     if let Some(source) = options.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
-        socket.bind(source)?;
+        socket.bind(source).map_err(|error| io::Error::new(error.kind(), OfSource(error)))?;
     }
     Ok(Stream::Tcp(socket.connect(address).await?))
 }
@@ -48,6 +58,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_source_that_cannot_be_used_is_told_from_a_connect_that_failed() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // An address for documentation, which no machine has (RFC 5737).
+        let options = DialOptions { source: Some(([192, 0, 2, 1], 0).into()), ..DialOptions::default() };
+        for (options, of_source) in [(options, true), (DialOptions::default(), false)] {
+            let error = dial(&Address::Ip(free), &options).await.unwrap_err();
+            assert_eq!(is_of_source(&error), of_source, "{error}");
+        }
+    }
 
     #[tokio::test]
     async fn keep_alive_reaches_the_socket() {

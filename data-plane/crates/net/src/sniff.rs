@@ -18,8 +18,10 @@ const HTTP1_LIMIT: usize = 16 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tls {
     Hello(ClientHello),
-    /// Something else, or it ended before it said so.
+    /// Something else.
     No,
+    /// It ended before it said so.
+    Ended,
     /// A ClientHello beyond the limit.
     TooLarge,
 }
@@ -38,22 +40,32 @@ pub async fn tls<S: AsyncRead + Unpin>(stream: &mut Rewind<S>, limit: usize) -> 
             return Ok(Tls::TooLarge);
         }
         if !stream.read_ahead(wanted, limit).await? {
-            return Ok(Tls::No);
+            return Ok(Tls::Ended);
         }
     }
 }
 
-/// The HTTP version of a plain connection, by the name that filter chains match (`h2c`, `http/1.1`, `http/1.0`);
-/// `None` when it is something else.
-pub async fn http<S: AsyncRead + Unpin>(stream: &mut Rewind<S>) -> io::Result<Option<&'static str>> {
+/// What the first bytes of a plain connection are, as far as HTTP is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http {
+    /// By the name that filter chains match: `h2c`, `http/1.1` or `http/1.0`.
+    Version(&'static str),
+    /// Something else.
+    No,
+    /// It ended before it said so.
+    Ended,
+}
+
+/// Looks for a request line, or for how HTTP/2 begins.
+pub async fn http<S: AsyncRead + Unpin>(stream: &mut Rewind<S>) -> io::Result<Http> {
     loop {
         match http_version(stream.ahead()) {
-            Some(version) => return Ok(version),
-            None if stream.ahead().len() >= HTTP1_LIMIT => return Ok(None),
+            Some(version) => return Ok(version.map_or(Http::No, Http::Version)),
+            None if stream.ahead().len() >= HTTP1_LIMIT => return Ok(Http::No),
             None => {}
         }
         if !stream.read_ahead(stream.ahead().len() + 1, HTTP1_LIMIT).await? {
-            return Ok(None);
+            return Ok(Http::Ended);
         }
     }
 }
@@ -106,14 +118,14 @@ mod tests {
         // The record says that 16,000 bytes follow.
         let mut stream = Rewind::new(&b"\x16\x03\x01\x3e\x80\x01\x00\x3e\x7c\x03\x03"[..]);
         assert_eq!(tls(&mut stream, 1024).await.unwrap(), Tls::TooLarge);
-        assert_eq!(tls(&mut stream, 16384).await.unwrap(), Tls::No);
+        assert_eq!(tls(&mut stream, 16384).await.unwrap(), Tls::Ended);
     }
 
     #[tokio::test]
     async fn what_was_looked_at_is_read_again() {
         let mut stream = Rewind::new(&b"GET / HTTP/1.1\r\n\r\n"[..]);
         assert_eq!(tls(&mut stream, 16384).await.unwrap(), Tls::No);
-        assert_eq!(http(&mut stream).await.unwrap(), Some("http/1.1"));
+        assert_eq!(http(&mut stream).await.unwrap(), Http::Version("http/1.1"));
         let mut all = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut all).await.unwrap();
         assert_eq!(all, "GET / HTTP/1.1\r\n\r\n");

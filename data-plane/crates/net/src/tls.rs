@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use dp_http::info::{PeerCertificate, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CipherSuite, ClientConfig, CommonState, ProtocolVersion, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use shared_tls::Unverified;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -18,6 +19,20 @@ pub enum TlsError {
     Handshake(#[from] rustls::Error),
     #[error("TLS handshake failed: {0}")]
     Io(io::Error),
+}
+
+shared_telemetry::stats! {
+    /// `listener.ADDRESS.ssl.` and `cluster.NAME.ssl.`
+    pub struct TlsStats {
+        counter handshake,
+        counter connection_error,
+        counter session_reused,
+        counter no_certificate,
+        counter fail_verify_no_cert,
+        counter fail_verify_error,
+        counter fail_verify_san,
+        counter fail_verify_cert_hash,
+    }
 }
 
 /// Reads a certificate chain, first the end entity, into what the log and the filters show of it.
@@ -68,6 +83,7 @@ fn info(session: &CommonState, describe: Describe) -> TlsInfo {
         cipher: session.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
         peer: session.peer_certificates().filter(|chain| !chain.is_empty()).map(|chain| Arc::new(describe(chain))),
         local: None,
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     }
 }
 
@@ -92,6 +108,36 @@ fn cipher_name(suite: CipherSuite) -> &'static str {
         CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
         CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
         _ => "",
+    }
+}
+
+// === impl TlsStats ===
+
+impl TlsStats {
+    /// Counts how a handshake went. A peer that only went away counts as nothing, as in Envoy.
+    pub fn count(&self, outcome: Result<&TlsInfo, &TlsError>, shard: usize) {
+        let refused = match outcome {
+            Ok(info) => {
+                self.handshake().inc(shard);
+                if info.resumed {
+                    self.session_reused().inc(shard);
+                }
+                if info.peer.is_none() {
+                    self.no_certificate().inc(shard);
+                }
+                return;
+            }
+            Err(TlsError::Io(_)) => return,
+            Err(TlsError::Handshake(error)) => shared_tls::unverified(error),
+        };
+        match refused {
+            None => self.connection_error(),
+            Some(Unverified::Missing) => self.fail_verify_no_cert(),
+            Some(Unverified::Name) => self.fail_verify_san(),
+            Some(Unverified::Hash) => self.fail_verify_cert_hash(),
+            Some(Unverified::Chain) => self.fail_verify_error(),
+        }
+        .inc(shard);
     }
 }
 

@@ -100,16 +100,12 @@ stats! {
 }
 
 stats! {
-    /// `listener.ADDRESS.ssl.`
-    pub struct TlsStats {
-        counter handshake,
-        counter connection_error,
-        counter session_reused,
-        counter no_certificate,
-        counter fail_verify_no_cert,
-        counter fail_verify_error,
-        counter fail_verify_san,
-        counter fail_verify_cert_hash,
+    /// `http_inspector.`: the first lines of plain connections of all listeners.
+    pub struct HttpInspectorStats {
+        counter http10_found,
+        counter http11_found,
+        counter http2_found,
+        counter http_not_found,
     }
 }
 

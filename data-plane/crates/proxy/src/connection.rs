@@ -85,6 +85,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, accepted:
         Err(Early::Timeout) => stats.downstream_pre_cx_timeout().inc(shard),
         Err(Early::NoChain) => stats.no_filter_chain_match().inc(shard),
         Err(Early::Filter) => stats.downstream_listener_filter_error().inc(shard),
+        Err(Early::Left) => stats.downstream_listener_filter_remote_close().inc(shard),
         Err(Early::Closed) => {}
     }
     log(&listener, info, began);
@@ -99,6 +100,8 @@ pub(crate) enum Early {
     NoChain,
     /// A listener filter closed it.
     Filter,
+    /// The client left while listener filters still looked.
+    Left,
     Closed,
 }
 
@@ -268,15 +271,12 @@ where
 {
     let Some(server) = &chain.tls else { return Ok((Box::new(stream), None)) };
     let handshake = tls::accept(stream, Arc::clone(&server.config), server.describe);
-    match within(Some(server.handshake_timeout), handshake).await {
-        None => Err(Early::Timeout),
-        Some(Ok((stream, info))) => {
-            server.stats.handshake().inc(shard);
-            Ok((Box::new(stream), Some(info)))
-        }
-        Some(Err(error)) => {
+    let Some(shaken) = within(Some(server.handshake_timeout), handshake).await else { return Err(Early::Timeout) };
+    server.stats.count(shaken.as_ref().map(|(_, info)| info), shard);
+    match shaken {
+        Ok((stream, info)) => Ok((Box::new(stream), Some(info))),
+        Err(error) => {
             tracing::debug!(%error, "refused a connection");
-            server.stats.connection_error().inc(shard);
             Err(Early::Closed)
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use dp_http::info::{Address, Metadata};
 use dp_net::proxy_protocol::{Proxied, ProxyProtocolError, read_header};
 use dp_net::sniff;
-use dp_observe::stats::TlsInspectorStats;
+use dp_observe::stats::{HttpInspectorStats, TlsInspectorStats};
 use dp_snapshot::{Listener, ListenerFilter, ProxyFilter};
 
 use crate::connection::{Early, Found};
@@ -21,6 +21,7 @@ pub(crate) async fn run(listener: &Listener, found: &mut Found, shard: usize) ->
             ListenerFilter::TlsInspector { limit, only_tls, stats } => {
                 client_hello(found, (*limit, *only_tls), stats, shard).await?;
             }
+            ListenerFilter::HttpInspector(stats) => request_line(found, stats, shard).await?,
             ListenerFilter::OriginalDst => {
                 if let Some(address) = found.stream.stream().original_destination() {
                     found.info.local = Address::Ip(address);
@@ -42,8 +43,9 @@ async fn client_hello(
     stats: &TlsInspectorStats,
     shard: usize,
 ) -> Result<(), Early> {
-    let hello = match sniff::tls(&mut found.stream, limit).await.map_err(|_| Early::Closed)? {
+    let hello = match sniff::tls(&mut found.stream, limit).await.map_err(|_| Early::Left)? {
         sniff::Tls::Hello(hello) => hello,
+        sniff::Tls::Ended => return Err(Early::Left),
         sniff::Tls::No if only_tls => return Err(Early::Filter),
         sniff::Tls::No => {
             stats.tls_not_found().inc(shard);
@@ -63,13 +65,37 @@ async fn client_hello(
     Ok(())
 }
 
+/// Looks for a line of HTTP, unless TLS was found before.
+async fn request_line(found: &mut Found, stats: &HttpInspectorStats, shard: usize) -> Result<(), Early> {
+    if found.is_tls {
+        return Ok(());
+    }
+    match sniff::http(&mut found.stream).await.map_err(|_| Early::Left)? {
+        sniff::Http::Version(version) => {
+            match version {
+                "http/1.0" => stats.http10_found(),
+                "h2c" => stats.http2_found(),
+                _ => stats.http11_found(),
+            }
+            .inc(shard);
+            found.application_protocols = vec![version.to_owned()];
+        }
+        sniff::Http::No => stats.http_not_found().inc(shard),
+        sniff::Http::Ended => return Err(Early::Left),
+    }
+    Ok(())
+}
+
 /// Reads the PROXY header.
 async fn proxy_header(listener: &Listener, filter: &ProxyFilter, found: &mut Found, shard: usize) -> Result<(), Early> {
     let header = read_header(&mut found.stream, filter.options).await;
     let header = header.map_err(|error| {
         tracing::debug!(listener = %listener.name, %error, "refused a connection");
         count_error(filter, &error, found, shard);
-        Early::Filter
+        match error {
+            ProxyProtocolError::Ended | ProxyProtocolError::Io(_) => Early::Left,
+            _ => Early::Filter,
+        }
     })?;
     match header {
         Some(header) => {

@@ -13,8 +13,8 @@ use dp_http::info::Metadata;
 use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_observe::access_log::AccessLog;
 use dp_observe::stats::{
-    HttpStats, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, RouteStats, TcpStats, TlsInspectorStats,
-    TlsStats, UdpStats,
+    HttpInspectorStats, HttpStats, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, RouteStats, TcpStats,
+    TlsInspectorStats, UdpStats,
 };
 use dp_routing::{HashPolicies, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights};
 use dp_upstream::{Cluster, Criteria};
@@ -59,7 +59,12 @@ pub struct Listener {
 /// Looks at the first bytes of a connection.
 pub enum ListenerFilter {
     /// Finds the ClientHello.
-    TlsInspector { limit: usize, only_tls: bool, stats: Arc<TlsInspectorStats> },
+    TlsInspector {
+        limit: usize,
+        only_tls: bool,
+        stats: Arc<TlsInspectorStats>,
+    },
+    HttpInspector(Arc<HttpInspectorStats>),
     /// Reads the PROXY header.
     ProxyProtocol(Box<ProxyFilter>),
     /// Asks the kernel where a redirected connection was to go.
@@ -97,7 +102,7 @@ pub struct Tls {
     pub certificates: Vec<Arc<shared_tls::CertificateInfo>>,
     pub describe: dp_net::tls::Describe,
     pub handshake_timeout: Duration,
-    pub stats: Arc<TlsStats>,
+    pub stats: Arc<dp_net::tls::TlsStats>,
 }
 
 pub enum Network {

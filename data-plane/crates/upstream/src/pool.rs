@@ -130,7 +130,8 @@ impl Pools {
         let _pending = Pending::begin(cluster, worker, pending);
         let waiting = queue.wait();
         queue.grow(cluster, endpoint, options.priority);
-        let ready = waiting.await.map_err(|_| ConnectError::Closed)??;
+        let ready = waiting.await.map_err(|_| ConnectError::Closed)?;
+        let ready = ready.inspect_err(|_| cluster.state.stats.upstream_rq_pending_failure_eject().inc(worker + 1))?;
         Ok(Checkout::new(ready, queue, request))
     }
 
@@ -151,7 +152,7 @@ impl Pools {
         let slot =
             connection::Slot::open(cluster, endpoint, guard, worker, limit).ok_or(ConnectError::ConnectionOverflow)?;
         let (name, proxied) = (options.server_name.as_deref(), options.proxied.as_deref());
-        let made = connect::connect(cluster, endpoint, Wanted::Raw, name, proxied).await;
+        let made = connect::connect(cluster, endpoint, Wanted::Raw, name, proxied, worker).await;
         let made = made.inspect_err(|error| connect::count_failure(cluster, endpoint, worker, error))?;
         let connection = Rc::new(slot.connected(self.next_id(), &made, Protocol::Http11));
         Ok(RawConnection { io: made.io, reset: made.reset, connection })

@@ -49,6 +49,8 @@ fn listener_filter(proto: &pb::ListenerFilter, p: &mut Problems) -> Option<Optio
         let any = extension(any, p)?;
         match any.type_name() {
             "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => tls_inspector(&unpack(&any, p)?, p),
+            // It has no fields.
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Some(ListenerFilter::HttpInspector),
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Some(ListenerFilter::OriginalDst),
             "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol" => {
                 proxy_protocol::inbound(&unpack(&any, p)?, p)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use dp_http::{RequestHead, ResponseHead, name};
+use dp_http::{RequestHead, ResponseHead, StreamErrorKind, name};
 use dp_upstream::endpoint::ActiveRequest;
 use dp_upstream::stats::ClusterStats;
 use dp_upstream::{Cluster, Endpoint, Guard, Outcome, Resource};
@@ -107,10 +107,16 @@ impl Running {
         }
         let (stats, shard) = (&self.cluster.state.stats, self.shard);
         match failure {
-            Failure::Stream { .. } => stats.upstream_rq_rx_reset().inc(shard),
+            Failure::Stream { error, .. } => {
+                stats.upstream_rq_rx_reset().inc(shard);
+                if matches!(error.kind, StreamErrorKind::Protocol(_)) {
+                    stats.upstream_cx_protocol_error().inc(shard);
+                }
+            }
             Failure::PerTry(Expired::PerTryIdle) => stats.upstream_rq_per_try_idle_timeout().inc(shard),
             Failure::PerTry(_) => stats.upstream_rq_per_try_timeout().inc(shard),
             Failure::Final(Fault::RouteTimeout) => stats.upstream_rq_timeout().inc(shard),
+            Failure::Final(Fault::UpstreamMaxStreamDuration) => stats.upstream_rq_max_duration_reached().inc(shard),
             Failure::Final(Fault::Overtaken) => stats.upstream_rq_tx_reset().inc(shard),
             Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
             Failure::Connect(_) | Failure::Slow(_) => {}

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use dp_net::tls::TlsStats;
 use dp_observe::access_log::writer::Place;
 use dp_upstream::cluster::Tls;
 use dp_upstream::{Cluster, Site};
 use shared_config::cluster::Discovery;
 use shared_config::endpoint::Assignment;
+use shared_telemetry::Scope;
 
 use super::{ClusterInputs, Environment, Refusal, tls};
 
@@ -34,7 +36,8 @@ pub(crate) fn cluster(
         Some(context) => {
             let client = tls::client(context, &config.http, &inputs.secrets, &mut environment.files);
             let client = client.map_err(|refusal| refusal.at("transport_socket"))?;
-            Some(Tls::new(client, context.sni.clone(), context.auto_host_sni, tls::describe))
+            let stats = TlsStats::register(&environment.registry, Scope::cluster(&config.stat_name).child("ssl"));
+            Some(Tls::new(client, (context.sni.clone(), context.auto_host_sni), tls::describe, stats))
         }
     };
     let site = Site {

@@ -10,7 +10,10 @@ use dp_http::info::Address;
 use dp_net::listen::ListenOptions;
 use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_net::stream::Keepalive;
-use dp_observe::stats::{ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TlsInspectorStats, TlsStats};
+use dp_net::tls::TlsStats;
+use dp_observe::stats::{
+    HttpInspectorStats, ListenerStats, ProxyProtocolStats, ProxyProtocolVersionStats, TlsInspectorStats,
+};
 use shared_config::core::{Address as ConfigAddress, TcpKeepalive};
 use shared_config::listener::{
     FilterChain as ChainConfig, Listener as Config, ListenerFilter as FilterConfig, Terminal,
@@ -77,6 +80,10 @@ fn listener_filter(filter: &FilterConfig, listener: &Config, environment: &Envir
             only_tls: *only_tls,
             stats: TlsInspectorStats::register(registry, Scope::new("tls_inspector", "tls_inspector")),
         },
+        FilterConfig::HttpInspector => {
+            let scope = Scope::new("http_inspector", "http_inspector");
+            ListenerFilter::HttpInspector(HttpInspectorStats::register(registry, scope))
+        }
         FilterConfig::ProxyProtocol(inbound) => {
             let mut scope = Scope::new("proxy_proto", "proxy_proto");
             if !inbound.stat_prefix.is_empty() {

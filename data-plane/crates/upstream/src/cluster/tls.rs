@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dp_net::tls::{Describe, TlsStats};
 use rustls::ClientConfig;
 
 /// TLS towards a cluster.
@@ -18,14 +19,20 @@ pub struct Tls {
     /// The endpoint's host name takes the place of `sni`, if it has one.
     pub auto_host_sni: bool,
     /// Reads certificates for logs and filters.
-    pub describe: dp_net::tls::Describe,
+    pub describe: Describe,
+    pub stats: Arc<TlsStats>,
 }
 
 // === impl Tls ===
 
 impl Tls {
     /// `config` without a list of protocols offers the versions of HTTP that the cluster speaks.
-    pub fn new(config: Arc<ClientConfig>, sni: String, auto_host_sni: bool, describe: dp_net::tls::Describe) -> Self {
+    pub fn new(
+        config: Arc<ClientConfig>,
+        (sni, auto_host_sni): (String, bool),
+        describe: Describe,
+        stats: Arc<TlsStats>,
+    ) -> Self {
         let offering = |protocols: &[&[u8]]| {
             if !config.alpn_protocols.is_empty() {
                 return Arc::clone(&config);
@@ -36,6 +43,6 @@ impl Tls {
         };
         let (http1, http2) = (offering(&[b"http/1.1"]), offering(&[b"h2"]));
         let negotiated = offering(&[b"h2", b"http/1.1"]);
-        Self { config, http1, http2, negotiated, sni, auto_host_sni, describe }
+        Self { config, http1, http2, negotiated, sni, auto_host_sni, describe, stats }
     }
 }

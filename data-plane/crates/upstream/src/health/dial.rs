@@ -24,7 +24,7 @@ impl Subject {
     pub(super) async fn connect(&self, wanted: Wanted) -> Result<Made, Failure> {
         let alpn = self.alpn();
         let at = check_address(&self.endpoint, self.check.alt_port);
-        let target = Target { address: &at, offer: alpn.as_ref(), proxied: None };
+        let target = Target { address: &at, offer: alpn.as_ref(), proxied: None, shard: 0 };
         let made = establish(&self.cluster, &self.endpoint, target, wanted, None).await;
         made.map_err(|error| {
             tracing::debug!(cluster = %self.cluster.name(), address = %at, %error, "a health check cannot connect");

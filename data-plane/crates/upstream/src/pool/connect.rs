@@ -74,8 +74,9 @@ pub(crate) async fn connect(
     wanted: Wanted,
     server_name: Option<&str>,
     proxied: Option<&Proxied>,
+    worker: usize,
 ) -> Result<Made, ConnectError> {
-    let target = Target { address: &endpoint.address, offer: None, proxied };
+    let target = Target { address: &endpoint.address, offer: None, proxied, shard: worker + 1 };
     let connecting = establish(cluster, endpoint, target, wanted, server_name);
     timeout(cluster.connect_timeout(), connecting).await.unwrap_or(Err(ConnectError::Timeout))
 }
@@ -87,6 +88,8 @@ pub(crate) struct Target<'a> {
     pub(crate) offer: Option<&'a Arc<ClientConfig>>,
     /// What a PROXY protocol header tells; `None`: the connection is our own.
     pub(crate) proxied: Option<&'a Proxied>,
+    /// Of the statistics.
+    pub(crate) shard: usize,
 }
 
 /// Connects at `target`. The caller has the deadline.
@@ -107,7 +110,12 @@ pub(crate) async fn establish(
         }
         _ => dial(target.address, &options).await.map(|stream| (stream, target.address)),
     };
-    let (mut stream, remote) = dialled.map_err(|error| ConnectError::Connect(reason(&error)))?;
+    let (mut stream, remote) = dialled.map_err(|error| {
+        if dp_net::dial::is_of_source(&error) {
+            cluster.state.stats.bind_errors().inc(target.shard);
+        }
+        ConnectError::Connect(reason(&error))
+    })?;
     let local = local_address(&stream);
     let connected = Instant::now();
     if let Some(config) = &cluster.config.proxy_protocol {
@@ -131,6 +139,7 @@ pub(crate) async fn establish(
     let name = name(tls, endpoint, server_name)?;
     let config = target.offer.cloned().unwrap_or_else(|| tls.for_protocol(wanted));
     let handshake = dp_net::tls::connect(stream, config, name, tls.describe).await;
+    tls.stats.count(handshake.as_ref().map(|(_, info)| info), target.shard);
     let (stream, info) = handshake.map_err(|error| ConnectError::Tls(error.to_string().into()))?;
     let http2 = match wanted {
         Wanted::Http2 => true,

@@ -253,7 +253,7 @@ impl Queue {
 
     async fn connect(self: Rc<Self>, plan: Plan, slot: Slot) {
         let (name, proxied) = (self.server_name.as_deref(), self.proxied.as_deref());
-        let made = connect::connect(&plan.cluster, &plan.endpoint, self.wanted, name, proxied).await;
+        let made = connect::connect(&plan.cluster, &plan.endpoint, self.wanted, name, proxied, self.worker).await;
         let result = match made {
             Ok(made) => self.connected(&plan, slot, made).await,
             Err(error) => {

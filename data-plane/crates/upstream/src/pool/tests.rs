@@ -279,9 +279,13 @@ fn connecting_ends_at_the_timeout() {
         // The kernel accepts the connection, but nobody answers the TLS handshake.
         let (_listener, address) = listen().await;
         let assignment = Assignment::of(vec![EndpointConfig::new(Address::Ip(address))]);
-        let tls =
-            Tls::new(Arc::new(client_config()), String::new(), false, |_| dp_http::info::PeerCertificate::default());
         let site = crate::cluster::tests::site();
+        let tls = Tls::new(
+            Arc::new(client_config()),
+            (String::new(), false),
+            |_| dp_http::info::PeerCertificate::default(),
+            dp_net::tls::TlsStats::register(&site.registry, shared_telemetry::Scope::cluster("c").child("ssl")),
+        );
         let cluster = Arc::new(Cluster::compile(config(|_| {}), &assignment, Some(tls), None, &site));
         let endpoint = Arc::clone(cluster.endpoints().next().unwrap());
         let bench = Bench { pools: Pools::new(0), cluster, endpoint };
