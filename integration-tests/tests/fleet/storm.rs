@@ -61,12 +61,13 @@ impl Subscriber {
 async fn ten_thousand_streams_that_open_at_once_are_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let plane = Plane::start(folder.path(), LOOPBACK).await;
-    let text = |port: u16| {
+    let text = |policy: &str| {
         format!(
-            "listeners:\n  web: \"127.0.0.1:0\"\nroutes:\n  - to: a\nclusters:\n  a: [\"127.0.0.1:{port}\"]\n  b: [\"127.0.0.1:9\"]\n"
+            "listeners:\n  web: \"127.0.0.1:0\"\nroutes:\n  - to: a\nclusters:\n  a: {{ endpoints: [\"127.0.0.1:9\"], \
+             balance: {policy} }}\n  b: [\"127.0.0.1:9\"]\n"
         )
     };
-    plane.apply(&text(1)).await;
+    plane.apply(&text("round_robin")).await;
 
     let since = Instant::now();
     let mut opening = JoinSet::new();
@@ -96,7 +97,7 @@ async fn ten_thousand_streams_that_open_at_once_are_served() {
 
     // One cluster of two changes: it alone goes out, once to each.
     let since = Instant::now();
-    plane.apply(&text(2)).await;
+    plane.apply(&text("random")).await;
     let mut taking = JoinSet::new();
     for mut node in nodes {
         taking.spawn(async move {

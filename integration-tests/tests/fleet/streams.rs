@@ -2,12 +2,16 @@
 
 use crate::harness::*;
 
-fn separate(id: &str, xds: std::net::SocketAddr, api: Api) -> String {
-    let kind = if api == Api::Delta { "DELTA_GRPC" } else { "GRPC" };
-    let source = format!(
+/// The server called `xds` in bootstraps, without ADS.
+fn source(kind: &str) -> String {
+    format!(
         "{{ resource_api_version: V3, api_config_source: {{ api_type: {kind}, transport_api_version: V3, \
          grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}] }} }}"
-    );
+    )
+}
+
+fn separate(id: &str, xds: std::net::SocketAddr, api: Api) -> String {
+    let source = source(if api == Api::Delta { "DELTA_GRPC" } else { "GRPC" });
     let aggregated = bootstrap(id, xds, api, "");
     let statics = aggregated.find("static_resources:").expect("there");
     let node = aggregated.lines().next().expect("a node");
@@ -19,11 +23,36 @@ async fn a_proxy_with_a_stream_for_each_type_serves_and_follows_changes() {
     let folder = tempfile::tempdir().expect("a folder");
     let origins = [origin(0).await, origin(1).await];
     let plane = Plane::start(folder.path(), LOOPBACK).await;
+    // What is made from the short language refers to ADS; without it, resources say themselves where from.
     let text = |number: usize| {
+        let (source, port) = (source("GRPC"), origins[number].port());
         format!(
-            "listeners:\n  web: \"127.0.0.1:0\"\nroutes:\n  - to: app{number}\n    headers: {{ response: {{ set: {{ x-rev: \"{number}\" }} }} }}\n\
-             clusters:\n  app{number}: [\"{}\"]\n",
-            origins[number]
+            "envoy:
+  - \"@type\": type.googleapis.com/envoy.config.listener.v3.Listener
+    name: web
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+    filter_chains:
+      - filters:
+          - name: http
+            typed_config:
+              \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+              stat_prefix: web
+              rds: {{ route_config_name: routes, config_source: {source} }}
+              http_filters:
+                - name: router
+                  typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+  - \"@type\": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
+    name: routes
+    virtual_hosts:
+      - {{ name: all, domains: [\"*\"], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: app }} }}] }}
+  - \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: app
+    type: EDS
+    eds_cluster_config: {{ eds_config: {source} }}
+  - \"@type\": type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment
+    cluster_name: app
+    endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
+"
         )
     };
     plane.apply(&text(0)).await;
