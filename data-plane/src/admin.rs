@@ -344,7 +344,7 @@ fn host_view(cluster: &Cluster, endpoint: &Endpoint) -> HostView {
     HostView {
         address: endpoint.address.to_string(),
         hostname: endpoint.state.hostname.to_string(),
-        weight: endpoint.weight,
+        weight: cluster.weight_of(endpoint),
         region: endpoint.locality.region.clone(),
         zone: endpoint.locality.zone.clone(),
         sub_zone: endpoint.locality.sub_zone.clone(),

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::config::{bootstrap, cluster, hcm, listener, merge, simple, socket, to};
+use integration_tests::config::{bootstrap, cluster, extension, hcm, listener, merge, simple, socket, to, with_admin};
 use integration_tests::eventually::eventually;
 use integration_tests::proxy::{Running, start};
-use integration_tests::upstream::{Origin, reply};
+use integration_tests::upstream::{Origin, reply, reply_with};
 use integration_tests::wire::{Message, Wire};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -269,6 +269,37 @@ fn a_generated_cookie_keeps_a_client_at_its_endpoint() {
     assert!((0..20).all(|_| ask(&mut client, &cookie).text() == first.text()));
     let spread = (0..40).map(|n| ask(&mut client, &format!("cookie: key={n}\r\n")).text());
     assert_eq!(spread.collect::<std::collections::BTreeSet<_>>().len(), 4);
+}
+
+#[test]
+fn endpoints_take_as_much_as_they_report_that_they_can() {
+    let strong = Origin::http(|_| {
+        reply_with(200, &[("endpoint-load-metrics", "TEXT rps_fractional=90, cpu_utilization=0.5")], "strong")
+    });
+    let weak = Origin::http(|_| {
+        let report = "endpoint-load-metrics: JSON {\"rps_fractional\":30,\"application_utilization\":0.5}";
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nweak\r\n0\r\n{report}\r\n\r\n").into_bytes()
+    });
+    let mut cluster = cluster("origin", &[strong.address, weak.address]);
+    let kind = "load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
+    let policy = extension(kind, json!({ "blackout_period": "0s", "weight_update_period": "0.1s" }));
+    let trailers = json!({ "explicit_http_config": { "http_protocol_options": { "enable_trailers": true } } });
+    let protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let options = extension("upstreams.http.v3.HttpProtocolOptions", trailers)["typed_config"].clone();
+    merge(
+        &mut cluster,
+        json!({
+            "load_balancing_policy": { "policies": [{ "typed_extension_config": policy }] },
+            "typed_extension_protocol_options": { protocol: options },
+        }),
+    );
+    let proxy = start(&with_admin(bootstrap(vec![listener("main", hcm(to("origin", json!({}))))], vec![cluster])));
+    eventually("both have reported", || {
+        let counts = answers(&proxy, 40, "");
+        proxy.stat("cluster.origin.max_host_weight") == 180 && (7..14).contains(&counts["weak"])
+    });
+    let counts = answers(&proxy, 400, "");
+    assert!((80..120).contains(&counts["weak"]), "{counts:?}");
 }
 
 #[test]

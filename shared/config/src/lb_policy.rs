@@ -7,6 +7,7 @@ use crate::cluster::wire as read;
 use crate::endpoint::HealthStatus;
 use crate::invalid::Problems;
 
+mod client_side;
 mod consistent;
 mod latency;
 mod list;
@@ -16,6 +17,7 @@ mod override_host;
 mod slow_start;
 mod subset;
 
+pub use client_side::{ClientSide, Metric};
 pub use consistent::{Consistent, HashFunction, Maglev, RingHash};
 pub use latency::{LeastTime, Measure, PeakEwma};
 pub use locality::{LocalityBasis, LocalityLb, ZoneAware};
@@ -54,6 +56,8 @@ pub enum Algorithm {
     Maglev(Maglev),
     PeakEwma(PeakEwma),
     LeastTime(LeastTime),
+    /// Round robin, with weights from what endpoints report.
+    ClientSide(ClientSide),
 }
 
 #[derive(Debug, Clone, PartialEq)]

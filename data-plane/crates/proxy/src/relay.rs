@@ -14,7 +14,7 @@ use dp_http::{Frame, Headers, name};
 use crate::body::Next;
 use crate::clocks::Expired;
 use crate::fault::Fault;
-use crate::retry::{Upstream, upstream_fault};
+use crate::retry::{Reporter, Upstream, upstream_fault};
 use crate::stream::Stream;
 use crate::{normalize, pace, tunnel};
 
@@ -43,7 +43,12 @@ pub(crate) async fn both_ways(
     held: Option<Bytes>,
 ) -> Result<(), Fault> {
     send_head(stream, &mut upstream, held.as_ref())?;
-    let mut down = Response { held, wait: None, trailers: None, pace: pace::Pace::new(stream.filters.response_pace()) };
+    let mut down = Response {
+        held,
+        pace: pace::Pace::new(stream.filters.response_pace()),
+        reporter: upstream.reporter(),
+        ..Response::default()
+    };
     let result = poll_fn(|cx| {
         let up = &mut upstream.checkout.stream;
         // Errors of the way up surface in the response, which an upstream may send before it closes.
@@ -278,6 +283,7 @@ pub(crate) fn downstream_fault(error: StreamError) -> Fault {
 // === the way down ===
 
 /// The response on its way down.
+#[derive(Default)]
 struct Response {
     /// The whole body, when a filter held it.
     held: Option<Bytes>,
@@ -285,6 +291,7 @@ struct Response {
     /// Trailers that come after what filters add at the end of the body.
     trailers: Option<Headers>,
     pace: Option<pace::Pace>,
+    reporter: Option<Reporter>,
 }
 
 impl Response {
@@ -366,6 +373,9 @@ impl Response {
                 self.show(stream, data, end, cx)
             }
             Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                if let Some(reporter) = &self.reporter {
+                    reporter.trailers(&trailers, stream.clocks.now);
+                }
                 self.trailers = Some(trailers);
                 // Filters that read the body learn by an empty piece that it is over; they may still add to it.
                 self.show(stream, Bytes::new(), true, cx)
@@ -442,7 +452,7 @@ pub(crate) async fn hold_response(
     limit: usize,
 ) -> Result<Bytes, Fault> {
     let mut body = BytesMut::new();
-    let mut response = Response { held: None, wait: None, trailers: None, pace: None };
+    let mut response = Response { reporter: upstream.reporter(), ..Response::default() };
     loop {
         let frame = poll_fn(|cx| {
             let up = &mut upstream.checkout.stream;

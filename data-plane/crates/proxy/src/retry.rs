@@ -32,6 +32,7 @@ pub(crate) use hedge::Hedges;
 use decide::{Lost, Tries, Verdict};
 use hedge::Rival;
 use pick::{Tried, pick};
+pub(crate) use running::Reporter;
 use running::Running;
 
 /// A try that brought the head of a response.
@@ -416,6 +417,11 @@ pub(crate) fn upstream_fault(error: &StreamError) -> Fault {
 // === impl Upstream ===
 
 impl Upstream {
+    /// Who takes the report that may come with the trailers; `None` for nearly all clusters.
+    pub(crate) fn reporter(&self) -> Option<Reporter> {
+        self.request.reporter()
+    }
+
     /// Whether the response has no body, or all of it came.
     pub(crate) fn is_complete(&self) -> bool {
         self.checkout.stream.is_response_complete()

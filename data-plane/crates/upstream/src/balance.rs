@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use shared_config::endpoint::Locality as LocalityName;
-use shared_config::lb_policy::{LbPolicy, LocalityLb};
+use shared_config::lb_policy::{Algorithm, LbPolicy, LocalityLb};
 use tokio::time::Instant;
 
 use crate::endpoint::{Endpoint, Health};
@@ -213,8 +213,10 @@ impl Rules<'_> {
         let factor = |e: &Endpoint| self.policy.slow_start.as_ref()?.held_back(e.state.time_healthy(now));
         let factors: Vec<Option<f64>> = endpoints.iter().map(|e| factor(e)).collect();
         let scale = if factors.iter().any(Option::is_some) { 100 } else { 1 };
+        let reports = matches!(self.policy.algorithm, Algorithm::ClientSide(_));
         let weight = |(endpoint, factor): (&Arc<Endpoint>, &Option<f64>)| {
-            let weight = u64::from(endpoint.weight) * scale;
+            let weight = if reports { endpoint.state.reported().current() } else { endpoint.weight };
+            let weight = u64::from(weight) * scale;
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
             match factor {
                 Some(factor) => ((weight as f64 * factor).round() as u64).max(1),
@@ -224,8 +226,16 @@ impl Rules<'_> {
         endpoints.iter().zip(&factors).map(weight).collect()
     }
 
-    /// When slow start will have moved on.
+    /// When time will have changed the weights: slow start, and what endpoints report.
     fn due(&self, levels: &Levels) -> Option<Instant> {
+        let reports = match &self.policy.algorithm {
+            Algorithm::ClientSide(config) => Some(self.now + config.update),
+            _ => None,
+        };
+        [reports, self.slow_start_due(levels)].into_iter().flatten().min()
+    }
+
+    fn slow_start_due(&self, levels: &Levels) -> Option<Instant> {
         let slow_start = self.policy.slow_start.as_ref()?;
         let now = latency::stamp(self.now);
         let mut endpoints = levels.iter().flatten().flat_map(|l| &l.endpoints);

@@ -22,6 +22,7 @@ use crate::balance::{Levels, Locality, Place, Rules, Tables};
 use crate::breaker::{Guard, Priority, Resource};
 use crate::dns::cache::DnsCache;
 use crate::endpoint::{Endpoint, EndpointState};
+use crate::orca::weigh;
 use crate::outlier::{EventSink, OutlierStats};
 use crate::refresh::Bell;
 use crate::stats::{HealthCheckStats, LbStats};
@@ -154,7 +155,9 @@ impl Cluster {
             cluster.keep_leaving(previous);
         }
         cluster.seen_local = AtomicU64::new(cluster.local_changes());
-        cluster.tables = ArcSwap::from_pointee(Tables::build(&cluster.levels, &cluster.rules(Instant::now())));
+        let now = Instant::now();
+        weigh(&cluster.levels, &cluster.config.lb.algorithm, now);
+        cluster.tables = ArcSwap::from_pointee(Tables::build(&cluster.levels, &cluster.rules(now)));
         cluster
     }
 
@@ -287,6 +290,7 @@ impl Cluster {
         self.seen.store(self.state.health_changed.count(), Relaxed);
         self.seen_local.store(self.local_changes(), Relaxed);
         self.end_outlier_interval(now);
+        weigh(&self.levels, &self.config.lb.algorithm, now);
         self.tables.store(Arc::new(Tables::build(&self.levels, &self.rules(now))));
         self.report();
     }
@@ -317,7 +321,7 @@ impl Cluster {
         stats.membership_healthy().set((tables.healthy + made) as u64);
         stats.membership_degraded().set(tables.degraded as u64);
         self.report_checks();
-        stats.max_host_weight().set(self.endpoints().map(|e| e.weight.into()).max().unwrap_or(0));
+        stats.max_host_weight().set(self.endpoints().map(|e| self.weight_of(e).into()).max().unwrap_or(0));
         if let (Some(subsets), Some(stats)) = (&tables.subsets, self.state.lb_stats.get()) {
             let now: HashSet<u64> = subsets.ids().collect();
             let mut before = self.state.subsets.lock().unwrap_or_else(PoisonError::into_inner);

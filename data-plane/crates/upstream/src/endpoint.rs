@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::balance::latency::{Latency, stamp};
 
+use crate::orca::Reported;
 use crate::outlier::Monitor;
 
 /// An endpoint as one version of its cluster has it.
@@ -65,6 +66,7 @@ pub struct EndpointState {
 struct Known {
     flags: AtomicU32,
     outlier: Monitor,
+    reported: Reported,
     /// When it became healthy (`latency::stamp`), for slow start.
     since: AtomicU64,
     /// An answer to ordinary traffic said that the endpoint is not well.
@@ -306,6 +308,11 @@ impl EndpointState {
 
     pub(crate) fn failures(&self) -> u32 {
         self.failures.load(Relaxed)
+    }
+
+    /// What it reported of its load.
+    pub(crate) fn reported(&self) -> &Reported {
+        &self.known.reported
     }
 
     /// What outlier detection knows of it.

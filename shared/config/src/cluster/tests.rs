@@ -93,7 +93,7 @@ fn the_first_policy_that_is_implemented_is_taken() {
             .collect();
         format!("load_balancing_policy: {{policies: [{}]}}", list.join(", "))
     };
-    let unknown = "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
+    let unknown = "pick_first.v3.PickFirst";
     let cluster =
         static_cluster(&policies(&[unknown, "least_request.v3.LeastRequest, choice_count: 5", "random.v3.Random"]));
     let wanted = LeastRequest { choices: 5, bias: 1.0, full_scan: false };

@@ -6,8 +6,8 @@ use proto::envoy::extensions::load_balancing_policies as policies;
 use proto::weir::load_balancing_policies::v1 as own;
 
 use super::{
-    Algorithm, Consistent, HashFunction, LbPolicy, LeastRequest, LeastTime, LocalityLb, Maglev, OverrideSource,
-    PeakEwma, RingHash, SlowStart, Subset,
+    Algorithm, ClientSide, Consistent, HashFunction, LbPolicy, LeastRequest, LeastTime, LocalityLb, Maglev,
+    OverrideSource, PeakEwma, RingHash, SlowStart, Subset,
 };
 use crate::invalid::Problems;
 
@@ -70,6 +70,10 @@ fn decode_policy(extension: &TypedExtensionConfig, depth: usize, p: &mut Problem
         };
         let policy = p.at("endpoint_picking_policy", |p| decode_list(&inner, depth + 1, p))?;
         return Some(LbPolicy { locality: LocalityLb::Weighted, ..policy });
+    }
+    if let Some(proto) = unpack::<policies::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin>(any, p)
+    {
+        return ClientSide::decode(&proto?, p);
     }
     if let Some(proto) = unpack::<policies::subset::v3::Subset>(any, p) {
         return subset(&proto?, depth, p);

@@ -157,3 +157,37 @@ fn a_request_may_name_its_endpoint() {
     assert!(statuses.override_host.contains(HealthStatus::Draining));
     assert!(!statuses.override_host.contains(HealthStatus::Unknown));
 }
+
+#[test]
+fn weights_may_come_from_what_endpoints_report() {
+    let policy =
+        |fields: &str| stock(&format!("client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin{fields}"));
+    let seconds = Duration::from_secs;
+    let plain = ClientSide {
+        blackout: seconds(10),
+        expiration: seconds(180),
+        update: seconds(1),
+        error_penalty: 0.0,
+        metrics: Vec::new(),
+    };
+    check(&policy(""), LbPolicy::of(Algorithm::ClientSide(plain)));
+    let all = ClientSide {
+        blackout: Duration::ZERO,
+        expiration: seconds(60),
+        update: Duration::from_millis(100),
+        error_penalty: 1.5,
+        metrics: vec![Metric::Named("a.b".into()), Metric::Utilization("*".into()), Metric::Memory],
+    };
+    check(
+        &policy(
+            ", blackout_period: 0s, weight_expiration_period: 60s, weight_update_period: 0.001s, \
+             error_utilization_penalty: 1.5, oob_reporting_period: 5s, enable_oob_load_report: false, \
+             metric_names_for_computing_utilization: [named_metrics.a.b, 'utilization.*', mem_utilization]",
+        ),
+        LbPolicy::of(Algorithm::ClientSide(all)),
+    );
+    check_refused(
+        &policy(", enable_oob_load_report: true"),
+        &format!("{AT}.enable_oob_load_report: not implemented by weir-proxy"),
+    );
+}

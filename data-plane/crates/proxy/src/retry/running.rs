@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use dp_http::{RequestHead, ResponseHead, StreamErrorKind, name};
+use dp_http::{Headers, RequestHead, ResponseHead, StreamErrorKind, name};
 use dp_upstream::endpoint::ActiveRequest;
 use dp_upstream::stats::ClusterStats;
 use dp_upstream::{Cluster, Endpoint, Guard, Outcome, Resource};
@@ -24,8 +24,24 @@ pub(super) struct Running {
     shard: usize,
     since: Instant,
     by_status: bool,
+    /// The head of the response told how much the endpoint has to do.
+    reported: bool,
     /// The response was no server error.
     good: bool,
+}
+
+/// Takes an endpoint's report of its load out of the trailers of a response.
+pub(crate) struct Reporter {
+    cluster: Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    pub(crate) fn trailers(&self, trailers: &Headers, now: Instant) {
+        self.cluster.note_report(&self.endpoint.state, trailers, now);
+    }
 }
 
 // === impl Running ===
@@ -48,6 +64,7 @@ impl Running {
             shard,
             since: stream.clocks.now,
             by_status: stream.chain().router().is_none_or(|router| router.dynamic_stats),
+            reported: false,
             good: false,
         })
     }
@@ -60,6 +77,7 @@ impl Running {
     /// The head of the response came.
     pub(super) fn answered(&mut self, request: &RequestHead, head: &ResponseHead, now: Instant) {
         self.cluster.note_head(&self.endpoint.state, self.since, now);
+        self.reported = self.cluster.note_report(&self.endpoint.state, &head.headers, now);
         if let Some(active) = &self.active {
             active.answered(now.saturating_duration_since(self.since));
         }
@@ -67,6 +85,12 @@ impl Running {
         let degraded = self.cluster.detects_degraded() && head.headers.contains(&name::X_ENVOY_DEGRADED);
         self.observe(if degraded { Outcome::Degraded(status) } else { Outcome::Response(status) });
         self.good = head.status < 500;
+    }
+
+    /// Who takes the report that may come with the trailers.
+    pub(super) fn reporter(&self) -> Option<Reporter> {
+        let wanted = self.cluster.wants_reports() && !self.reported;
+        wanted.then(|| Reporter { cluster: Arc::clone(&self.cluster), endpoint: Arc::clone(&self.endpoint) })
     }
 
     /// Counts the response that the client gets.

@@ -53,7 +53,9 @@ impl Group {
         let shares =
             || normalized(shares.clone().unwrap_or_else(|| endpoints.iter().map(|e| e.weight.into()).collect()));
         let rule = match &rules.policy.algorithm {
-            Algorithm::RoundRobin => Rule::RoundRobin(Schedule::build(&weights, rules.workers)),
+            Algorithm::RoundRobin | Algorithm::ClientSide(_) => {
+                Rule::RoundRobin(Schedule::build(&weights, rules.workers))
+            }
             Algorithm::LeastRequest(config) if config.full_scan => Rule::LeastOfAll(config.bias, weights.into()),
             Algorithm::LeastRequest(config) if even => Rule::LeastRequest(config.choices),
             Algorithm::LeastRequest(config) => Rule::WeightedLeastRequest(config.clone(), Alias::build(&weights)),
