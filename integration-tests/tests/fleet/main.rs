@@ -10,3 +10,4 @@ mod size;
 mod storm;
 mod streams;
 mod tiers;
+mod words;

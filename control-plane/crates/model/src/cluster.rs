@@ -16,7 +16,7 @@ pub mod tls;
 
 pub use balance::{Balance, HashKey, Hashing, Localities, SlowStart, Sticky, Subsets};
 pub use connections::{Connections, Limits, Pool, ProxyProtocol};
-pub use endpoints::{Discovery, Dns, Endpoint, Family, ForwardProxy, OriginalDst};
+pub use endpoints::{Discovery, Dns, Endpoint, Family, ForwardProxy, Lookup, OriginalDst, Srv};
 pub use health::{HealthCheck, HealthProbe, Outlier};
 pub use tls::ClientTls;
 
@@ -57,6 +57,7 @@ const KEYS: Keys = Keys {
     known: &[
         "endpoints",
         "dns",
+        "srv",
         "failover",
         "original_dst",
         "forward_proxy",
@@ -82,7 +83,7 @@ const KEYS: Keys = Keys {
         "outlier",
         "proxy_protocol",
     ],
-    not_yet: &["srv"],
+    not_yet: &[],
 };
 
 pub(crate) fn cluster(r: &mut Reader<'_>, name: &str, node: &Node) -> Option<Cluster> {
@@ -176,6 +177,15 @@ fn together(r: &mut Reader<'_>, fields: &Fields<'_>, cluster: &Cluster) {
             let of_many = ["balance", "slow_start", "sticky", "subsets", "panic", "zones", "zone_aware", "health"];
             refuse(r, &of_many, "endpoints that only requests name");
         }
+        Discovery::Srv(_) => {
+            refuse(r, &["subsets", "zones", "zone_aware", "overprovisioning"], "`srv`: its records say nothing of it");
+            let port = |h: &HealthCheck| h.port.is_some();
+            if let (Some(node), true) = (fields.get("health"), cluster.health.iter().any(port)) {
+                r.at("health", |r| {
+                    r.wrong(node, Code::Conflict, "`port` means nothing with `srv`: its records say it")
+                });
+            }
+        }
         Discovery::Fixed(_) | Discovery::Dns(_) => (),
     }
     if cluster.balance.is_own() {
@@ -184,7 +194,7 @@ fn together(r: &mut Reader<'_>, fields: &Fields<'_>, cluster: &Cluster) {
     if matches!(cluster.balance, Balance::LeastRequest { full_scan: true, .. }) {
         refuse(r, &["subsets"], "`full_scan`");
     }
-    let no_name = matches!(&cluster.discovery, Discovery::Fixed(_) | Discovery::OriginalDst(_));
+    let no_name = matches!(&cluster.discovery, Discovery::Fixed(_) | Discovery::Srv(_) | Discovery::OriginalDst(_));
     if let (Some(tls), Some(node), true) = (&cluster.tls, fields.get("tls"), no_name)
         && tls.verify
         && tls.sni.is_none()

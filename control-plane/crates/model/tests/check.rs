@@ -70,7 +70,6 @@ fn what_is_not_implemented_is_refused_by_name() {
     for (text, says) in [
         ("listeners: { d: { address: ':443', protocols: [h1, h3] } }", "protocol `h3` is not implemented yet"),
         ("listeners: { d: { address: ':443', tls: { acme: { domains: [x] } } } }", "`acme` is not implemented yet"),
-        ("clusters: { c: { srv: _http._tcp.a } }", "`srv` is not implemented yet"),
     ] {
         let found = problems(text);
         assert!(found.iter().any(|p| p.contains(says)), "{found:#?}");
@@ -112,13 +111,18 @@ fn contradictions_are_found() {
         check(rest, &[says]);
     }
     for (cluster, says) in [
-        ("{ endpoints: ['1.1.1.1:1'], failover: [app] }", "write only one of endpoints, dns, failover"),
+        ("{ endpoints: ['1.1.1.1:1'], failover: [app] }", "write only one of endpoints, dns, srv, failover"),
         ("{ failover: [c] }", "leads back to this cluster"),
         ("{ failover: [app], balance: random }", "`balance` means nothing with `failover`"),
         (
             "{ forward_proxy: true, health: { tcp: true } }",
             "`health` means nothing with endpoints that only requests name",
         ),
+        ("{ srv: _http._tcp.a, zone_aware: true }", "`zone_aware` means nothing with `srv`"),
+        ("{ srv: _http._tcp.a, health: { tcp: true, port: 1 } }", "`port` means nothing with `srv`"),
+        ("{ srv: _http._tcp.a, tls: true }", "`sni` is missing"),
+        ("{ srv: 'a.internal:80' }", "`a.internal:80` is not the name of SRV records"),
+        ("{ dns: { names: a:1, resolvers: ns.internal } }", "`ns.internal` is not a name server"),
         ("{ dns: { names: ['a:1', 'b:1'], mode: logical } }", "`mode: logical` takes one name"),
         ("{ endpoints: [{ address: '1.1.1.1:1', backup: true, priority: 2 }] }", "only one of priority, backup"),
         (

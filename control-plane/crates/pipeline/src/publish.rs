@@ -80,6 +80,7 @@ fn for_class(resource: &Resource, class: Class) -> bool {
     match resource.audience {
         Audience::All => true,
         Audience::Proxies => class != Class::Grpc,
+        Audience::Weir => class == Class::Weir,
         Audience::Grpc => class == Class::Grpc,
     }
 }

@@ -5,7 +5,7 @@ use cp_model::cluster::{ClientTls, Cluster, Discovery, HashKey, ProxyProtocol, U
 use serde_json::{Value, json};
 
 use crate::build::{duration, extension, set, set_list, typed};
-use crate::{Origin, Out, TranslateError, secret};
+use crate::{Audience, Origin, Out, TranslateError, secret};
 
 mod balance;
 mod connections;
@@ -31,7 +31,8 @@ pub(crate) fn cluster(
     set_list(&mut body, "health_checks", cluster.health.iter().map(health::check).collect());
     set(&mut body, "outlier_detection", cluster.outlier.as_ref().map(health::outlier));
     set(&mut body, "transport_socket", transport_socket(cluster, origin, out)?);
-    out.write(origin, &cluster.name, &typed("envoy.config.cluster.v3.Cluster", body))
+    let audience = if matches!(cluster.discovery, Discovery::Srv(_)) { Audience::Weir } else { Audience::All };
+    out.write_for(audience, origin, &cluster.name, &typed("envoy.config.cluster.v3.Cluster", body))
 }
 
 fn transport_socket(cluster: &Cluster, origin: Origin<'_>, out: &mut Out) -> Result<Option<Value>, TranslateError> {

@@ -38,6 +38,8 @@ pub enum Audience {
     All,
     /// Proxies: weir-proxy and stock Envoy.
     Proxies,
+    /// weir-proxy alone.
+    Weir,
     /// gRPC programs without a proxy, which know a listener only as an api_listener.
     Grpc,
 }

@@ -232,64 +232,80 @@ impl Dns {
             resolver = p.at("typed_dns_resolver_config", |p| Resolver::typed(typed, p))?;
         }
         let failure = proto.dns_failure_refresh_rate.as_ref();
-        Some(Self {
-            refresh: at_least_1ms("dns_refresh_rate", proto.dns_refresh_rate.as_ref(), p).unwrap_or(DEFAULT_REFRESH),
-            jitter: duration_at(proto.dns_jitter.as_ref(), "dns_jitter", p).unwrap_or_default(),
-            failure_refresh: match failure {
-                Some(f) => Some(failure_rate(f.base_interval.as_ref(), f.max_interval.as_ref(), p)?),
-                None => None,
-            },
+        let times = Times {
+            refresh: proto.dns_refresh_rate.as_ref(),
+            jitter: proto.dns_jitter.as_ref(),
+            failure: failure.map(|f| (f.base_interval.as_ref(), f.max_interval.as_ref())),
             respect_ttl: proto.respect_dns_ttl,
-            minimum_refresh: MINIMUM_REFRESH,
-            family: old_family(proto.dns_lookup_family, p)?,
-            resolver,
-        })
+            minimum: None,
+        };
+        let family = kind::DnsLookupFamily::try_from(proto.dns_lookup_family).ok();
+        Self::of(times, family.map(|f| f.as_str_name()), resolver, p)
     }
 
     fn decode(proto: &ext::DnsCluster, p: &mut Problems) -> Option<Self> {
         use proto::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
         let failure = proto.dns_failure_refresh_rate.as_ref();
+        let times = Times {
+            refresh: proto.dns_refresh_rate.as_ref(),
+            jitter: proto.dns_jitter.as_ref(),
+            failure: failure.map(|f| (f.base_interval.as_ref(), f.max_interval.as_ref())),
+            respect_ttl: proto.respect_dns_ttl,
+            minimum: proto.dns_min_refresh_rate.as_ref(),
+        };
+        let resolver = match &proto.typed_dns_resolver_config {
+            Some(typed) => p.at("typed_dns_resolver_config", |p| Resolver::typed(typed, p))?,
+            None => Resolver::default(),
+        };
+        let family = DnsLookupFamily::try_from(proto.dns_lookup_family).ok();
+        Self::of(times, family.map(|f| f.as_str_name()), resolver, p)
+    }
+
+    /// The fields that every message with names has in common.
+    fn of(times: Times<'_>, family: Option<&str>, resolver: Resolver, p: &mut Problems) -> Option<Self> {
         Some(Self {
-            refresh: at_least_1ms("dns_refresh_rate", proto.dns_refresh_rate.as_ref(), p).unwrap_or(DEFAULT_REFRESH),
-            jitter: duration_at(proto.dns_jitter.as_ref(), "dns_jitter", p).unwrap_or_default(),
-            failure_refresh: match failure {
-                Some(f) => Some(failure_rate(f.base_interval.as_ref(), f.max_interval.as_ref(), p)?),
+            refresh: at_least_1ms("dns_refresh_rate", times.refresh, p).unwrap_or(DEFAULT_REFRESH),
+            jitter: duration_at(times.jitter, "dns_jitter", p).unwrap_or_default(),
+            failure_refresh: match times.failure {
+                Some((base, max)) => Some(failure_rate(base, max, p)?),
                 None => None,
             },
-            respect_ttl: proto.respect_dns_ttl,
-            minimum_refresh: positive("dns_min_refresh_rate", proto.dns_min_refresh_rate.as_ref(), p)
-                .unwrap_or(MINIMUM_REFRESH),
-            family: match DnsLookupFamily::try_from(proto.dns_lookup_family) {
-                Ok(DnsLookupFamily::Unspecified | DnsLookupFamily::Auto) => LookupFamily::Auto,
-                Ok(DnsLookupFamily::V4Only) => LookupFamily::V4Only,
-                Ok(DnsLookupFamily::V6Only) => LookupFamily::V6Only,
-                Ok(DnsLookupFamily::V4Preferred) => LookupFamily::V4Preferred,
-                Ok(DnsLookupFamily::All) => LookupFamily::All,
-                Err(_) => return p.refuse_at("dns_lookup_family", "unknown value"),
-            },
-            resolver: match &proto.typed_dns_resolver_config {
-                Some(typed) => p.at("typed_dns_resolver_config", |p| Resolver::typed(typed, p))?,
-                None => Resolver::default(),
-            },
+            respect_ttl: times.respect_ttl,
+            minimum_refresh: positive("dns_min_refresh_rate", times.minimum, p).unwrap_or(MINIMUM_REFRESH),
+            family: LookupFamily::named(family, p)?,
+            resolver,
         })
     }
+}
+
+impl LookupFamily {
+    /// Every message has an enum of its own, with the same names.
+    fn named(name: Option<&str>, p: &mut Problems) -> Option<Self> {
+        Some(match name {
+            Some("UNSPECIFIED" | "AUTO") => Self::Auto,
+            Some("V4_ONLY") => Self::V4Only,
+            Some("V6_ONLY") => Self::V6Only,
+            Some("V4_PREFERRED") => Self::V4Preferred,
+            Some("ALL") => Self::All,
+            _ => return p.refuse_at("dns_lookup_family", "unknown value"),
+        })
+    }
+}
+
+/// When names are asked for again, as on the wire.
+struct Times<'p> {
+    refresh: Option<&'p prost_types::Duration>,
+    jitter: Option<&'p prost_types::Duration>,
+    /// The first delay and the longest.
+    failure: Option<(Option<&'p prost_types::Duration>, Option<&'p prost_types::Duration>)>,
+    respect_ttl: bool,
+    minimum: Option<&'p prost_types::Duration>,
 }
 
 /// Envoy's default between two resolutions.
 const DEFAULT_REFRESH: Duration = Duration::from_secs(5);
 /// A name server that answers with a TTL of 0 is not asked more often than this.
 const MINIMUM_REFRESH: Duration = Duration::from_secs(1);
-
-fn old_family(number: i32, p: &mut Problems) -> Option<LookupFamily> {
-    Some(match kind::DnsLookupFamily::try_from(number) {
-        Ok(kind::DnsLookupFamily::Auto) => LookupFamily::Auto,
-        Ok(kind::DnsLookupFamily::V4Only) => LookupFamily::V4Only,
-        Ok(kind::DnsLookupFamily::V6Only) => LookupFamily::V6Only,
-        Ok(kind::DnsLookupFamily::V4Preferred) => LookupFamily::V4Preferred,
-        Ok(kind::DnsLookupFamily::All) => LookupFamily::All,
-        Err(_) => return p.refuse_at("dns_lookup_family", "unknown value"),
-    })
-}
 
 fn failure_rate(
     base: Option<&prost_types::Duration>,

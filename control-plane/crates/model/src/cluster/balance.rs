@@ -308,14 +308,19 @@ pub(crate) fn sticky(r: &mut Reader<'_>, node: &Node) -> Option<Sticky> {
 pub(crate) fn subsets(r: &mut Reader<'_>, node: &Node) -> Option<Subsets> {
     const KEYS: Keys = Keys { known: &["by", "fallback"], not_yet: &[] };
     let selectors = |r: &mut Reader<'_>, n: &Node| {
-        r.list(n, |r, n| {
+        let selector = |r: &mut Reader<'_>, n: &Node| {
             let mut names = r.each(n, Reader::word);
             names.sort();
             names.dedup();
-            Some(names)
-        })
+            (!names.is_empty()).then_some(names)
+        };
+        match n.value {
+            // One label is a list of one selector with one label.
+            Value::Scalar { .. } => Some(vec![selector(r, n)?]),
+            _ => r.list(n, selector),
+        }
     };
-    if let Value::List(_) = node.value {
+    if !matches!(node.value, Value::Map(_)) {
         return Some(Subsets { selectors: selectors(r, node)?, fallback: SubsetFallback::None });
     }
     let fields = r.fields(node, KEYS)?;

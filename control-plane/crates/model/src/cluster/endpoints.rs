@@ -1,6 +1,7 @@
 //! Where a cluster's endpoints come from: written down, DNS, other clusters, or the request itself.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::draft::Kind;
@@ -14,6 +15,7 @@ pub enum Discovery {
     /// Addresses, served by EDS.
     Fixed(Vec<Endpoint>),
     Dns(Dns),
+    Srv(Srv),
     /// The first of these clusters that has healthy endpoints.
     Failover(Vec<String>),
     OriginalDst(OriginalDst),
@@ -39,12 +41,33 @@ pub struct Dns {
     pub names: Vec<Endpoint>,
     /// One endpoint behind whatever address the name has now, instead of one a record.
     pub logical: bool,
+    pub lookup: Lookup,
+}
+
+/// Priorities, weights, ports and targets are what the records of this name say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Srv {
+    pub name: String,
+    pub lookup: Lookup,
+}
+
+/// How names are asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lookup {
     /// How often to ask where the answer has no TTL, or `ttl` is off.
     pub refresh: Option<Duration>,
     /// Records are asked for again when their TTL is over.
     pub ttl: bool,
     pub jitter: Option<Duration>,
     pub family: Option<Family>,
+    /// The servers to ask, instead of those of the proxy's machine.
+    pub resolvers: Vec<SocketAddr>,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Lookup { refresh: None, ttl: true, jitter: None, family: None, resolvers: Vec::new() }
+    }
 }
 
 /// Which addresses of a name are used.
@@ -80,14 +103,14 @@ impl Discovery {
     pub fn listed(&self) -> &[Endpoint] {
         match self {
             Discovery::Fixed(endpoints) | Discovery::Dns(Dns { names: endpoints, .. }) => endpoints,
-            Discovery::Failover(_) | Discovery::OriginalDst(_) | Discovery::ForwardProxy(_) => &[],
+            Discovery::Srv(_) | Discovery::Failover(_) | Discovery::OriginalDst(_) | Discovery::ForwardProxy(_) => &[],
         }
     }
 }
 
 // === reading ===
 
-const KINDS: [&str; 5] = ["endpoints", "dns", "failover", "original_dst", "forward_proxy"];
+const KINDS: [&str; 6] = ["endpoints", "dns", "srv", "failover", "original_dst", "forward_proxy"];
 
 /// A list of addresses, or one.
 pub(crate) fn short(r: &mut Reader<'_>, node: &Node) -> Option<Discovery> {
@@ -98,16 +121,17 @@ pub(crate) fn short(r: &mut Reader<'_>, node: &Node) -> Option<Discovery> {
 pub(crate) fn discovery(r: &mut Reader<'_>, node: &Node, fields: &Fields<'_>) -> Option<Discovery> {
     let given: Vec<&str> = KINDS.into_iter().filter(|k| fields.get(k).is_some()).collect();
     let [kind] = given[..] else {
-        if given.is_empty() && fields.get("srv").is_none() {
-            r.wrong(node, Code::Shape, format!("one of {} is missing", KINDS.join(", ")));
-        } else if !given.is_empty() {
-            r.wrong(node, Code::Conflict, format!("write only one of {}", KINDS.join(", ")));
+        let kinds = KINDS.join(", ");
+        match given.is_empty() {
+            true => r.wrong(node, Code::Shape, format!("one of {kinds} is missing")),
+            false => r.wrong(node, Code::Conflict, format!("write only one of {kinds}")),
         }
         return None;
     };
     r.field(fields, kind, |r, n| match kind {
         "endpoints" => short(r, n),
         "dns" => dns(r, n).map(Discovery::Dns),
+        "srv" => srv(r, n).map(Discovery::Srv),
         "failover" => failover(r, n).map(Discovery::Failover),
         "original_dst" => r.switch(n, OriginalDst::default, original_dst).map(Discovery::OriginalDst),
         _ => r.switch(n, ForwardProxy::default, forward_proxy).map(Discovery::ForwardProxy),
@@ -119,7 +143,7 @@ fn kinds(r: &mut Reader<'_>, node: &Node, endpoints: Vec<Endpoint>) -> Option<Di
     let names = endpoints.iter().filter(|e| e.address.ip().is_none()).count();
     match names {
         0 => Some(Discovery::Fixed(endpoints)),
-        n if n == endpoints.len() => Some(Discovery::Dns(Dns { names: endpoints, ttl: true, ..Dns::default() })),
+        n if n == endpoints.len() => Some(Discovery::Dns(Dns { names: endpoints, ..Dns::default() })),
         _ => {
             r.wrong(node, Code::Conflict, "host names and addresses are mixed");
             r.hint("use one cluster for the names and one for the addresses, and weights in the route");
@@ -170,27 +194,69 @@ pub(crate) fn labels(r: &mut Reader<'_>, node: &Node) -> Option<BTreeMap<String,
 }
 
 fn dns(r: &mut Reader<'_>, node: &Node) -> Option<Dns> {
-    const DNS: Keys = Keys { known: &["names", "mode", "refresh", "ttl", "jitter", "family"], not_yet: &["resolvers"] };
+    const DNS: Keys =
+        Keys { known: &["names", "mode", "refresh", "ttl", "jitter", "family", "resolvers"], not_yet: &[] };
     let plain = matches!(&node.value, Value::Map(entries) if entries.iter().any(|(k, _)| k.text == "address"));
     if plain || !matches!(node.value, Value::Map(_)) {
         let names = r.each(node, endpoint);
-        return (!names.is_empty()).then_some(Dns { names, ttl: true, ..Dns::default() });
+        return (!names.is_empty()).then_some(Dns { names, ..Dns::default() });
     }
     let fields = r.fields(node, DNS)?;
     let names = r.required(&fields, "names", |r, n| Some(r.each(n, endpoint)))?;
     let logical = r.field(&fields, "mode", |r, n| r.choice(n, &[("strict", false), ("logical", true)]));
-    let dns = Dns {
-        names,
-        logical: logical.unwrap_or(false),
-        refresh: r.field(&fields, "refresh", at_least_a_millisecond),
-        ttl: r.field(&fields, "ttl", Reader::truth).unwrap_or(true),
-        jitter: r.field(&fields, "jitter", Reader::duration),
-        family: r.field(&fields, "family", family),
-    };
+    let dns = Dns { names, logical: logical.unwrap_or(false), lookup: lookup(r, &fields) };
     if dns.logical && dns.names.len() > 1 {
         r.wrong(node, Code::Conflict, "`mode: logical` takes one name");
     }
     (!dns.names.is_empty()).then_some(dns)
+}
+
+/// The name alone, or with how to ask for it.
+fn srv(r: &mut Reader<'_>, node: &Node) -> Option<Srv> {
+    const SRV: Keys = Keys { known: &["name", "refresh", "ttl", "jitter", "family", "resolvers"], not_yet: &[] };
+    if !matches!(node.value, Value::Map(_)) {
+        return Some(Srv { name: srv_name(r, node)?, lookup: Lookup::default() });
+    }
+    let fields = r.fields(node, SRV)?;
+    let lookup = lookup(r, &fields);
+    Some(Srv { name: r.required(&fields, "name", srv_name)?, lookup })
+}
+
+fn srv_name(r: &mut Reader<'_>, node: &Node) -> Option<String> {
+    let name = r.word(node)?;
+    let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+    let fits = |label: &&str| {
+        (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
+    if labels.len() < 2 || name.len() > 253 || !labels.iter().all(fits) {
+        r.wrong(node, Code::Value, format!("`{name}` is not the name of SRV records: write _http._tcp.app.internal"));
+        if name.contains(':') {
+            r.hint("the ports come with the records; a name with a port is for `dns`");
+        }
+        return None;
+    }
+    Some(name)
+}
+
+fn lookup(r: &mut Reader<'_>, fields: &Fields<'_>) -> Lookup {
+    Lookup {
+        refresh: r.field(fields, "refresh", at_least_a_millisecond),
+        ttl: r.field(fields, "ttl", Reader::truth).unwrap_or(true),
+        jitter: r.field(fields, "jitter", Reader::duration),
+        family: r.field(fields, "family", family),
+        resolvers: r.field(fields, "resolvers", |r, n| Some(r.each(n, resolver))).unwrap_or_default(),
+    }
+}
+
+/// A name server: its address, and its port unless that is 53.
+fn resolver(r: &mut Reader<'_>, node: &Node) -> Option<SocketAddr> {
+    let text = r.text(node)?;
+    let address = text.parse().ok().or_else(|| Some(SocketAddr::new(text.parse().ok()?, 53)));
+    if address.is_none_or(|a| a.port() == 0) {
+        r.wrong(node, Code::Value, format!("`{text}` is not a name server: write 10.0.0.53 or 10.0.0.53:5353"));
+        return None;
+    }
+    address
 }
 
 fn at_least_a_millisecond(r: &mut Reader<'_>, node: &Node) -> Option<Duration> {

@@ -1,9 +1,11 @@
 //! Where endpoints come from, in Envoy's words.
 
-use cp_model::cluster::{Cluster, Discovery, Dns, Endpoint, Family, ForwardProxy, OriginalDst};
+use std::net::SocketAddr;
+
+use cp_model::cluster::{Cluster, Discovery, Dns, Endpoint, Family, ForwardProxy, Lookup, OriginalDst, Srv};
 use serde_json::{Value, json};
 
-use crate::build::{ads, duration, extension, host_port, set, set_list, typed};
+use crate::build::{ads, duration, extension, host_port, set, set_list, socket, typed};
 use crate::{Origin, Out, TranslateError};
 
 pub(super) fn discovery(
@@ -21,6 +23,7 @@ pub(super) fn discovery(
             out.write(origin, &cluster.name, &assignment)?;
         }
         Discovery::Dns(dns) => by_dns(cluster, dns, body),
+        Discovery::Srv(srv) => body["cluster_type"] = by_srv(srv),
         Discovery::Failover(members) => {
             body["cluster_type"] = extension(
                 "envoy.clusters.aggregate",
@@ -45,11 +48,34 @@ pub(super) fn discovery(
 
 fn by_dns(cluster: &Cluster, dns: &Dns, body: &mut Value) {
     body["type"] = if dns.logical { "LOGICAL_DNS" } else { "STRICT_DNS" }.into();
-    set(body, "respect_dns_ttl", dns.ttl.then_some(true));
-    set(body, "dns_refresh_rate", dns.refresh.map(duration));
-    set(body, "dns_jitter", dns.jitter.map(duration));
-    set(body, "dns_lookup_family", dns.family.map(family));
+    lookup(&dns.lookup, body);
+    if let Some(config) = resolvers(&dns.lookup.resolvers) {
+        body["typed_dns_resolver_config"] =
+            json!({ "name": "envoy.network.dns_resolver.cares", "typed_config": config });
+    }
     body["load_assignment"] = load_assignment(cluster, &dns.names);
+}
+
+/// Only weir-proxy knows this type of cluster.
+fn by_srv(srv: &Srv) -> Value {
+    let mut body = json!({ "name": srv.name });
+    lookup(&srv.lookup, &mut body);
+    set(&mut body, "typed_dns_resolver_config", resolvers(&srv.lookup.resolvers));
+    extension("weir.clusters.srv", "weir.clusters.srv.v1.SrvCluster", body)
+}
+
+/// The fields that a cluster and an `SrvCluster` have in common.
+fn lookup(lookup: &Lookup, body: &mut Value) {
+    set(body, "respect_dns_ttl", lookup.ttl.then_some(true));
+    set(body, "dns_refresh_rate", lookup.refresh.map(duration));
+    set(body, "dns_jitter", lookup.jitter.map(duration));
+    set(body, "dns_lookup_family", lookup.family.map(family));
+}
+
+fn resolvers(addresses: &[SocketAddr]) -> Option<Value> {
+    let list: Vec<Value> = addresses.iter().copied().map(socket).collect();
+    const MESSAGE: &str = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+    (!list.is_empty()).then(|| typed(MESSAGE, json!({ "resolvers": list })))
 }
 
 fn family(family: Family) -> &'static str {

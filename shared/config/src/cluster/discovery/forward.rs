@@ -6,7 +6,7 @@ use proto::envoy::config::core::v3 as core;
 use proto::envoy::extensions::clusters::dynamic_forward_proxy::v3 as wire;
 use proto::envoy::extensions::common::dynamic_forward_proxy::v3 as cache;
 
-use super::{LookupFamily, Resolver, failure_rate, old_family, server};
+use super::{LookupFamily, Resolver, failure_rate, kind, server};
 use crate::cluster::wire::{at_least_1ms, positive};
 use crate::invalid::Problems;
 
@@ -77,9 +77,10 @@ impl DnsCache {
         if proto.max_hosts == Some(0) {
             p.refuse_at::<()>("max_hosts", "must be at least 1");
         }
+        let family = kind::DnsLookupFamily::try_from(proto.dns_lookup_family).ok();
         let decoded = Self {
             name: proto.name.clone(),
-            family: old_family(proto.dns_lookup_family, p)?,
+            family: LookupFamily::named(family.map(|f| f.as_str_name()), p)?,
             refresh: at_least_1ms("dns_refresh_rate", proto.dns_refresh_rate.as_ref(), p)
                 .unwrap_or(Duration::from_secs(60)),
             minimum_refresh: minimum_refresh.unwrap_or(Duration::from_secs(5)),
