@@ -421,12 +421,22 @@ async fn an_endpoint_is_drained_beside_the_revisions_and_comes_back() {
         message: "disk".into(),
         ..Default::default()
     };
-    for (cluster, address, code) in
-        [("app", "127.0.0.1:9999", Code::NotFound), ("nope", "127.0.0.1:9000", Code::FailedPrecondition)]
-    {
+    for (cluster, address, says) in [
+        ("app", "127.0.0.1:9001", "has no endpoint 127.0.0.1:9001: did you mean `127.0.0.1:9000`?"),
+        ("app", "10.1.2.3:80", "has no endpoint 10.1.2.3:80; it has 127.0.0.1:9000"),
+        ("ap", "127.0.0.1:9000", "cluster `ap` does not exist: did you mean `app`?"),
+        ("nothing", "127.0.0.1:9000", "cluster `nothing` does not exist"),
+    ] {
         let refused = fleet.drain_endpoint(drain(cluster, address)).await.expect_err("is not there");
-        assert_eq!(refused.code(), code, "{refused:?}");
+        assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+        assert!(refused.message().ends_with(says), "{refused:?}");
     }
+    let of = |cluster: &str| pb::ListEndpointsRequest { cluster: cluster.into() };
+    let refused = fleet.list_endpoints(of("apps")).await.expect_err("is not there");
+    assert_eq!(refused.message(), "cluster `apps` does not exist: did you mean `app`?");
+    let get = pb::GetRequest { kind: pb::Kind::Listener.into(), name: "wep".into(), revision: 0 };
+    let refused = plane.config().await.get(get).await.expect_err("is not there");
+    assert_eq!(refused.message(), "listener `wep` does not exist: did you mean `web`?");
     let drained = fleet.drain_endpoint(drain("app", "127.0.0.1:9000")).await.expect("works").into_inner();
     let drained = drained.endpoint.and_then(|e| e.drain).expect("drained");
     assert_eq!((drained.author.as_str(), drained.message.as_str()), ("anonymous", "disk"));

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use cp_explain::{Configuration, Request};
 use proto::weir::management::v1 as pb;
-use proto::weir::management::v1::route_test_response::PassedOver;
 
 use crate::client::Client;
 use crate::failure::Failure;
@@ -36,27 +35,13 @@ fn of_files(
     out.warnings(&compiled.checked.warnings);
     let mut problems = cp_model::Problems::default();
     let draft = cp_model::Draft::read(&files.sources, &[], files.attachments, &mut problems);
-    let objects = draft.objects.iter().zip(draft.display_names()).map(|(o, name)| (o.kind, name, o.node.to_json()));
     let proxies = compiled.resources.iter().filter(|r| r.audience != cp_translate::Audience::Grpc).map(|r| &r.any);
     let failure = |e: cp_explain::Unexplained| match e.is_of_question() {
         true => Failure::usage(e.to_string()),
         false => Failure::refused(e.to_string()),
     };
-    let configuration = Configuration::new(proxies, objects.collect()).map_err(failure)?;
-    let report = configuration.explain(request, given.listener.as_deref()).map_err(failure)?;
-    let passed_over = report.passed_over.into_iter().map(|(route, why)| PassedOver { route, why });
-    Ok(pb::RouteTestResponse {
-        listener: report.listener,
-        virtual_host: report.virtual_host.unwrap_or_default(),
-        domain: report.domain.unwrap_or_default(),
-        route: report.route.unwrap_or_default(),
-        because: report.because,
-        action: report.action.unwrap_or_default(),
-        policies: report.policies,
-        passed_over: passed_over.collect(),
-        notes: report.notes,
-        revision: 0,
-    })
+    let configuration = Configuration::new(proxies, &draft).map_err(failure)?;
+    Ok(configuration.explain(request, given.listener.as_deref()).map_err(failure)?.into())
 }
 
 async fn of_server(given: &RouteTest, flags: &Flags) -> Result<pb::RouteTestResponse, Failure> {

@@ -6,8 +6,10 @@
 mod request;
 mod walk;
 
-use cp_model::Kind;
+use cp_model::problem::did_you_mean;
+use cp_model::{Draft, Kind};
 use proto::Any;
+use proto::weir::management::v1 as pb;
 use serde_json::Value;
 use shared_config::core::Address;
 use shared_config::hcm::RouteSource;
@@ -47,10 +49,29 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
+impl From<Report> for pb::RouteTestResponse {
+    /// Of no revision; who knows one says it.
+    fn from(report: Report) -> Self {
+        let passed_over = report.passed_over.into_iter();
+        pb::RouteTestResponse {
+            listener: report.listener,
+            virtual_host: report.virtual_host.unwrap_or_default(),
+            domain: report.domain.unwrap_or_default(),
+            route: report.route.unwrap_or_default(),
+            because: report.because,
+            action: report.action.unwrap_or_default(),
+            policies: report.policies,
+            passed_over: passed_over.map(|(route, why)| pb::route_test_response::PassedOver { route, why }).collect(),
+            notes: report.notes,
+            revision: 0,
+        }
+    }
+}
+
 /// Why no route was looked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Unexplained {
-    #[error("no listener `{name}`; listeners: {known}")]
+    #[error("no listener `{name}`{}", hint(.name, .known))]
     NoListener { name: String, known: String },
     #[error("no listener has port {port}: write the port into the URL, or name the listener (one of {known})")]
     NoPort { port: u16, known: String },
@@ -64,6 +85,14 @@ pub enum Unexplained {
     Unreadable(Invalid),
 }
 
+/// The one that may have been meant, or all.
+fn hint(name: &str, known: &str) -> String {
+    match did_you_mean(name, known.split(", ")) {
+        near if near.is_empty() => format!("; listeners: {known}"),
+        near => near,
+    }
+}
+
 impl Unexplained {
     /// Whether another question about the same configuration may have an answer.
     pub fn is_of_question(&self) -> bool {
@@ -74,10 +103,9 @@ impl Unexplained {
 impl Configuration {
     /// # Errors
     /// The proxy's own decoder refuses a resource.
-    pub fn new<'a>(
-        resources: impl IntoIterator<Item = &'a Any>,
-        objects: Vec<(Kind, String, Value)>,
-    ) -> Result<Self, Unexplained> {
+    pub fn new<'a>(resources: impl IntoIterator<Item = &'a Any>, draft: &Draft) -> Result<Self, Unexplained> {
+        let objects = draft.objects.iter().zip(draft.display_names());
+        let objects = objects.map(|(o, name)| (o.kind, name, o.node.to_json())).collect();
         let mut configuration = Configuration { objects, ..Configuration::default() };
         for any in resources {
             match decode_resource(any).map_err(Unexplained::Unreadable)? {

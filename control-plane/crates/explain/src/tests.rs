@@ -43,9 +43,8 @@ fn check(request: &str, headers: &[&str], expected: Option<(&str, &str, &str)>) 
     let mut problems = cp_model::Problems::default();
     let draft = cp_model::Draft::read(&[source], &[], cp_model::Attachments::new(), &mut problems);
     let resources = cp_translate::translate(&cp_model::check(&draft).expect("right").model).expect("encodes");
-    let objects = draft.objects.iter().zip(draft.display_names()).map(|(o, name)| (o.kind, name, o.node.to_json()));
     let proxies = resources.iter().filter(|r| r.audience != cp_translate::Audience::Grpc).map(|r| &r.any);
-    let configuration = Configuration::new(proxies, objects.collect()).expect("readable");
+    let configuration = Configuration::new(proxies, &draft).expect("readable");
     let headers: Vec<String> = headers.iter().map(|h| (*h).to_owned()).collect();
     let found =
         configuration.explain(&Request::parse(request, &headers).expect("a request"), None).expect("a listener");

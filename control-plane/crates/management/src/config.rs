@@ -90,10 +90,10 @@ impl ConfigCore {
     pub(crate) async fn get(&self, caller: &Caller, r: pb::GetRequest) -> Result<pb::GetResponse, Failure> {
         let kind = kind(r.kind)?.ok_or_else(|| Failure::request("kind", "is missing"))?;
         let state = self.pipeline.state(r.revision).await?;
-        let mut all = objects(&redact::shown(caller, state.draft)).into_iter();
+        let draft = redact::shown(caller, state.draft);
         let wanted = crate::convert::kind_to_pb(kind) as i32;
-        let object = all.find(|o| o.kind == wanted && o.name == r.name);
-        let object = object.ok_or(Failure::Refused(Refused::NoObject(kind, r.name)))?;
+        let object = objects(&draft).into_iter().find(|o| o.kind == wanted && o.name == r.name);
+        let object = object.ok_or_else(|| Refused::no_object(&draft, kind, &r.name))?;
         Ok(pb::GetResponse { object: Some(object), revision: revision_or_none(state.header.as_ref()) })
     }
 

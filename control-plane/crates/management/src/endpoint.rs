@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use cp_fleet::{Class, EndpointReport, address_text};
+use cp_model::Kind;
 use cp_pipeline::drain::time;
-use cp_pipeline::{Author, Drained, Drains, ResourceKind};
+use cp_pipeline::{Author, Drained, Drains, Refused, ResourceKind};
 use proto::envoy::config::core::v3::{HealthStatus, Locality};
 use proto::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, lb_endpoint::HostIdentifier};
 use proto::weir::management::v1 as pb;
@@ -21,7 +22,11 @@ type Key = (String, String);
 impl FleetCore {
     pub(crate) async fn endpoints(&self, r: &pb::ListEndpointsRequest) -> Result<pb::ListEndpointsResponse, Failure> {
         let drains = self.pipeline.drains().await?;
-        Ok(pb::ListEndpointsResponse { endpoints: self.all(&r.cluster, &drains) })
+        let endpoints = self.all(&r.cluster, &drains);
+        if endpoints.is_empty() && !r.cluster.is_empty() {
+            self.cluster_exists(&r.cluster).await?;
+        }
+        Ok(pb::ListEndpointsResponse { endpoints })
     }
 
     pub(crate) async fn drain(
@@ -54,6 +59,20 @@ impl FleetCore {
         let outcome = self.pipeline.undrain(&r.cluster, &r.address).await;
         audit(caller, "undrain", &r.cluster, &r.address, outcome.as_ref().err());
         Ok(pb::UndrainEndpointResponse { endpoint: Some(self.one(&outcome?).await?) })
+    }
+
+    /// One without endpoints is not one that is not there.
+    async fn cluster_exists(&self, name: &str) -> Result<(), Failure> {
+        let draft = self.pipeline.state(0).await?.draft;
+        let is_it = |o: &cp_model::Object| match o.kind {
+            Kind::Cluster => o.name == name,
+            Kind::Envoy => o.name.strip_prefix("Cluster/") == Some(name),
+            _ => false,
+        };
+        match draft.objects.iter().any(is_it) {
+            true => Ok(()),
+            false => Err(Refused::no_object(&draft, Kind::Cluster, name).into()),
+        }
     }
 
     async fn one(&self, of: &Drained) -> Result<pb::Endpoint, Failure> {
@@ -105,7 +124,7 @@ impl FleetCore {
     }
 }
 
-fn audit(caller: &Caller, what: &str, cluster: &str, address: &str, refused: Option<&cp_pipeline::Refused>) {
+fn audit(caller: &Caller, what: &str, cluster: &str, address: &str, refused: Option<&Refused>) {
     match refused {
         None => {
             tracing::info!(target: "audit", caller = caller.name, role = %caller.role, what, cluster, address, "accepted");

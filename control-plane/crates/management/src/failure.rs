@@ -30,7 +30,8 @@ pub(crate) enum Failure {
         field: String,
         reason: String,
     },
-    NoNode(String),
+    /// With the end of the message: who else may have been meant.
+    NoNode(String, String),
     Refused(Refused),
 }
 
@@ -57,7 +58,7 @@ impl Failure {
             Failure::Denied { .. } => Code::PermissionDenied,
             Failure::NoCall => Code::Unimplemented,
             Failure::Request { .. } => Code::InvalidArgument,
-            Failure::NoNode(_) => Code::NotFound,
+            Failure::NoNode(..) => Code::NotFound,
             Failure::Refused(refused) => match refused {
                 Refused::Invalid(_) => Code::InvalidArgument,
                 Refused::Stale { .. } | Refused::Store(StoreError::Conflict { .. }) => Code::Aborted,
@@ -94,7 +95,7 @@ impl Failure {
             }
             Failure::NoCall => "there is no such method".to_owned(),
             Failure::Request { field, reason } => format!("{field}: {reason}"),
-            Failure::NoNode(id) => format!("node `{id}` is not known"),
+            Failure::NoNode(id, hint) => format!("node `{id}` is not known{hint}"),
             Failure::Refused(Refused::Invalid(problems)) => {
                 let first = problems.first().map(|p| format!("{}: {}", p.place, p.message)).unwrap_or_default();
                 match problems.len() {

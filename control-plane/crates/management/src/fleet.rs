@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cp_fleet::{Class, ConfigStatus, Fleet, KindStatus, NodeStatus};
+use cp_model::problem::did_you_mean;
 use cp_pipeline::{Pipeline, Publisher, ResourceKind, Version};
 use proto::json::Secrets;
 use proto::weir::management::v1 as pb;
@@ -28,26 +29,11 @@ impl FleetCore {
         let request = cp_explain::Request::parse(&r.request, &r.headers).map_err(|e| Failure::request("request", e))?;
         let state = self.pipeline.state(0).await?;
         let resources = self.pipeline.resources(&state.draft)?;
-        let names = state.draft.objects.iter().zip(state.draft.display_names());
-        let objects = names.map(|(o, name)| (o.kind, name, o.node.to_json())).collect();
         let wrong = |e: cp_explain::Unexplained| Failure::request("listener", e.to_string());
-        let configuration = cp_explain::Configuration::new(&resources, objects).map_err(wrong)?;
+        let configuration = cp_explain::Configuration::new(&resources, &state.draft).map_err(wrong)?;
         let listener = Some(r.listener.as_str()).filter(|l| !l.is_empty());
         let report = configuration.explain(&request, listener).map_err(wrong)?;
-        let passed_over =
-            report.passed_over.into_iter().map(|(route, why)| pb::route_test_response::PassedOver { route, why });
-        Ok(pb::RouteTestResponse {
-            listener: report.listener,
-            virtual_host: report.virtual_host.unwrap_or_default(),
-            domain: report.domain.unwrap_or_default(),
-            route: report.route.unwrap_or_default(),
-            because: report.because,
-            action: report.action.unwrap_or_default(),
-            policies: report.policies,
-            passed_over: passed_over.collect(),
-            notes: report.notes,
-            revision: state.header.map_or(0, |h| h.id),
-        })
+        Ok(pb::RouteTestResponse { revision: state.header.map_or(0, |h| h.id), ..report.into() })
     }
 
     pub(crate) fn list(&self, group: &str) -> Vec<pb::Node> {
@@ -58,13 +44,19 @@ impl FleetCore {
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<pb::Node, Failure> {
-        let status = self.fleet.node(id).ok_or_else(|| Failure::NoNode(id.to_owned()))?;
-        Ok(self.node(&status))
+        Ok(self.node(&self.status(id)?))
+    }
+
+    fn status(&self, id: &str) -> Result<NodeStatus, Failure> {
+        self.fleet.node(id).ok_or_else(|| {
+            let nodes = self.fleet.nodes();
+            Failure::NoNode(id.to_owned(), did_you_mean(id, nodes.iter().map(|n| n.info.id.as_str())))
+        })
     }
 
     /// What there is for a node, as far as it asked for it.
     pub(crate) fn config(&self, r: &pb::GetNodeConfigRequest) -> Result<pb::GetNodeConfigResponse, Failure> {
-        let status = self.fleet.node(&r.id).ok_or_else(|| Failure::NoNode(r.id.clone()))?;
+        let status = self.status(&r.id)?;
         let mut resources = Vec::new();
         if let Some(snapshot) = self.publisher.latest(&status.group, status.info.class) {
             for (kind, kind_status) in &status.kinds {

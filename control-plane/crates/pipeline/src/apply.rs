@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cp_model::problem::did_you_mean;
 use cp_model::references::references;
 use cp_model::{Attachments, Checked, Code, Draft, Kind, Problem, Problems, Source};
 use cp_store::{Header, NewRevision, Revision, Store, StoreError};
@@ -62,26 +63,35 @@ pub enum Refused {
     Invalid(Vec<Problem>),
     #[error("the configuration was changed meanwhile: its etag is {etag}")]
     Stale { etag: String },
-    #[error("{0} `{1}` does not exist")]
-    NoObject(Kind, String),
+    /// With the end of the message: what else may have been meant.
+    #[error("{0} `{1}` does not exist{2}")]
+    NoObject(Kind, String, String),
     #[error("revision {0} does not exist")]
     NoRevision(u64),
     /// Who still refers to what was to be removed.
     #[error("still referenced by {}", list(.0))]
     Referenced(Vec<(Kind, String)>),
-    /// The cluster is not there, or its endpoints are not ours to say.
     #[error("cluster `{0}` has no endpoints that the control plane brings: those of DNS follow DNS")]
     NoEndpoints(String),
-    #[error("cluster `{cluster}` has no endpoint {address}; it has {}", .known.join(", "))]
-    NoEndpoint { cluster: String, address: String, known: Vec<String> },
-    #[error("{address} of cluster `{cluster}` is not drained")]
-    NotDrained { cluster: String, address: String },
+    #[error("cluster `{cluster}` has no endpoint {address}{hint}")]
+    NoEndpoint { cluster: String, address: String, hint: String },
+    #[error("{address} of cluster `{cluster}` is not drained{hint}")]
+    NotDrained { cluster: String, address: String, hint: String },
     #[error("{0} endpoints are drained, which is the most")]
     TooManyDrained(usize),
     #[error("revision {id} cannot be read: {reason}")]
     Unreadable { id: u64, reason: String },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl Refused {
+    /// `draft` has no object of this name.
+    pub fn no_object(draft: &Draft, kind: Kind, name: &str) -> Self {
+        let names = draft.display_names();
+        let same = draft.objects.iter().zip(&names).filter(|(o, _)| o.kind == kind).map(|(_, name)| name.as_str());
+        Refused::NoObject(kind, name.to_owned(), did_you_mean(name, same))
+    }
 }
 
 fn list(objects: &[(Kind, String)]) -> String {
@@ -188,7 +198,7 @@ fn delete(old: &Draft, objects: &[(Kind, String)], allow_missing: bool) -> Resul
     for (kind, name) in objects {
         let there = old.objects.iter().zip(&names).any(|(o, n)| o.kind == *kind && n == name);
         if !there && !allow_missing {
-            return Err(Refused::NoObject(*kind, name.clone()));
+            return Err(Refused::no_object(old, *kind, name));
         }
     }
     if let Ok(checked) = cp_model::check(old) {

@@ -5,6 +5,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cp_fleet::address_text;
+use cp_model::Kind;
+use cp_model::problem::did_you_mean;
 use cp_store::StoreError;
 use cp_translate::Resource;
 use proto::Any;
@@ -121,8 +123,12 @@ impl Pipeline {
 
     /// Brings an endpoint back. It need not exist any more.
     pub async fn undrain(&self, cluster: &str, address: &str) -> Result<Drained, Refused> {
-        let gone = || Refused::NotDrained { cluster: cluster.to_owned(), address: address.to_owned() };
-        let drained = self.drains().await?.of(cluster, address).cloned().ok_or_else(gone)?;
+        let drains = self.drains().await?;
+        let drained = drains.of(cluster, address).cloned().ok_or_else(|| {
+            let others = drains.0.iter().filter(|d| d.cluster == cluster).map(|d| d.address.as_str());
+            let hint = did_you_mean(address, others);
+            Refused::NotDrained { cluster: cluster.to_owned(), address: address.to_owned(), hint }
+        })?;
         self.change_drains(|drains| {
             drains.0.retain(|d| d.cluster != cluster || d.address != address);
             Ok(())
@@ -148,7 +154,11 @@ impl Pipeline {
 
     async fn endpoint_exists(&self, cluster: &str, address: &str) -> Result<(), Refused> {
         let head = self.store.head().await?;
-        let compiled = compile(&draft_of(head.as_deref())?, &self.groups)?;
+        let draft = draft_of(head.as_deref())?;
+        let compiled = compile(&draft, &self.groups)?;
+        if compiled.resources.iter().all(|r| r.name != cluster) {
+            return Err(Refused::no_object(&draft, Kind::Cluster, cluster));
+        }
         let mut resources = compiled.resources.iter().filter(|r| r.name == cluster);
         let Some(assignment) = resources.find_map(|r| r.any.unpack::<ClusterLoadAssignment>()?.ok()) else {
             return Err(Refused::NoEndpoints(cluster.to_owned()));
@@ -157,7 +167,22 @@ impl Pipeline {
         if known.iter().any(|a| a == address) {
             return Ok(());
         }
-        Err(Refused::NoEndpoint { cluster: cluster.to_owned(), address: address.to_owned(), known })
+        let hint = match did_you_mean(address, known.iter().map(String::as_str)) {
+            near if near.is_empty() => some_of(&known),
+            near => near,
+        };
+        Err(Refused::NoEndpoint { cluster: cluster.to_owned(), address: address.to_owned(), hint })
+    }
+}
+
+/// There may be thousands.
+fn some_of(addresses: &[String]) -> String {
+    const MOST: usize = 8;
+    let more = addresses.len().saturating_sub(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    match addresses {
+        [] => "; it has none".to_owned(),
+        _ => format!("; it has {}{more}", addresses[..addresses.len().min(MOST)].join(", ")),
     }
 }
 

@@ -24,8 +24,10 @@ pub(crate) fn subject(word: &str) -> Result<Subject, Failure> {
     cp_model::Kind::named(word).map(Subject::Objects).ok_or_else(|| {
         let sections = cp_model::Kind::ALL.map(cp_model::Kind::section);
         let words = sections.into_iter().chain(["nodes", "revisions", "endpoints", "all"]);
-        let hint = cp_model::problem::closest(word, words.clone()).map(|near| format!(": did you mean `{near}`?"));
-        let hint = hint.unwrap_or_else(|| format!("; kinds: {}", words.collect::<Vec<_>>().join(", ")));
+        let hint = match cp_model::problem::did_you_mean(word, words.clone()) {
+            near if near.is_empty() => format!("; kinds: {}", words.collect::<Vec<_>>().join(", ")),
+            near => near,
+        };
         Failure::usage(format!("there is no kind `{word}`{hint}"))
     })
 }
