@@ -160,7 +160,9 @@ async fn a_rollback_is_a_new_revision_with_the_old_content() {
 #[tokio::test]
 async fn what_is_committed_is_published_to_every_group_and_class() {
     let bench = bench();
-    let text = format!("{BASE}---\nlisteners: {{ inner: {{ address: ':8081', groups: edge }} }}\n");
+    let more =
+        "listeners: { inner: { address: ':8081', groups: edge } }\nclusters: { found: { srv: _http._tcp.a.test } }\n";
+    let text = format!("{BASE}---\n{more}");
     bench.ok(set(&text)).await;
     let publisher = Publisher::default();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -180,6 +182,8 @@ async fn what_is_committed_is_published_to_every_group_and_class() {
     assert_eq!(count("default", Class::Weir, ResourceKind::Route), Some(1));
     assert_eq!(count("edge", Class::Envoy, ResourceKind::Listener), Some(2));
     assert_eq!(count("edge", Class::Grpc, ResourceKind::Endpoints), Some(1));
+    let clusters = [Class::Weir, Class::Envoy, Class::Grpc].map(|c| count("default", c, ResourceKind::Cluster));
+    assert_eq!(clusters, [Some(2), Some(1), Some(1)], "others do not know what `srv` becomes");
     stop.send(()).expect("it listens");
     following.await.expect("it ends");
 }
