@@ -63,6 +63,7 @@ const ROOTS: &[&str] = &[
     "envoy/extensions/filters/network/local_ratelimit/",
     "envoy/extensions/filters/network/rbac/",
     "envoy/extensions/filters/network/sni_cluster/",
+    "envoy/extensions/filters/network/sni_dynamic_forward_proxy/",
     "envoy/extensions/filters/network/tcp_proxy/",
     "envoy/extensions/filters/udp/udp_proxy/",
     "envoy/extensions/http/",

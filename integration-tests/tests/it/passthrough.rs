@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use integration_tests::config::{bootstrap, cluster, extension, listener, merge, tcp_proxy};
+use integration_tests::config::{bootstrap, cluster, extension, listener, merge, tcp_proxy, with_admin};
+use integration_tests::dns::NameServer;
 use integration_tests::proxy::{Running, start};
 use integration_tests::tls::Identity;
 use integration_tests::upstream::Origin;
@@ -75,6 +76,32 @@ fn a_connection_goes_where_its_application_protocol_says() {
     let proxy = start(&bootstrap(vec![listener], clusters));
     assert_eq!(ask(&proxy, &identity, "a.test", &[b"h2"]).unwrap(), "h2");
     assert_eq!(ask(&proxy, &identity, "a.test", &[b"x"]).unwrap(), "other");
+}
+
+#[test]
+fn a_connection_goes_to_the_host_that_it_names() {
+    let names = NameServer::start();
+    names.set("theirs.test", &[[127, 0, 0, 1]]);
+    let theirs = Identity::new(&["theirs.test", "absent.test"]);
+    let secret = tls_origin("secret", &theirs, &[]);
+    let cache =
+        json!({ "name": "names", "dns_lookup_family": "V4_ONLY", "typed_dns_resolver_config": names.resolver() });
+    let forward = extension(
+        "filters.network.sni_dynamic_forward_proxy.v3.FilterConfig",
+        json!({ "port_value": secret.address.port(), "dns_cache_config": cache }),
+    );
+    let mut listener = listener("main", tcp_proxy("forward", json!({})));
+    listener["listener_filters"] = inspector(json!({}));
+    listener["filter_chains"][0]["filters"].as_array_mut().unwrap().insert(0, forward);
+    let kind = extension("clusters.dynamic_forward_proxy.v3.ClusterConfig", json!({ "dns_cache_config": cache }));
+    let cluster = json!({ "name": "forward", "lb_policy": "CLUSTER_PROVIDED", "cluster_type": kind });
+    let proxy = start(&with_admin(bootstrap(vec![listener], vec![cluster])));
+    for _ in 0..2 {
+        assert_eq!(ask(&proxy, &theirs, "theirs.test", &[]).unwrap(), "secret");
+    }
+    assert!(ask(&proxy, &theirs, "absent.test", &[]).is_err());
+    assert_eq!(proxy.stat("cluster.forward.upstream_cx_none_healthy"), 1);
+    assert_eq!(secret.connections(), 2);
 }
 
 // === what is wrong with a ClientHello ===

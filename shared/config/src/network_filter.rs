@@ -8,8 +8,10 @@ use proto::envoy::config::core::v3::RuntimeFeatureFlag;
 use proto::envoy::extensions::filters::listener::local_ratelimit::v3 as pb_listener;
 use proto::envoy::extensions::filters::network::{
     connection_limit::v3 as pb_limit, local_ratelimit::v3 as pb_rate, rbac::v3 as pb_rbac,
+    sni_dynamic_forward_proxy::v3 as pb_sni,
 };
 
+use crate::cluster::DnsCache;
 use crate::core::{duration_at, runtime_flag};
 use crate::http_filter::local_ratelimit::{TokenBucket, decode_bucket};
 use crate::http_filter::rbac;
@@ -21,9 +23,19 @@ use crate::refuse_set;
 pub enum NetworkFilter {
     /// The TCP proxy behind it takes the cluster named like the server name.
     SniCluster,
+    /// The server name is resolved before the TCP proxy behind it connects.
+    SniForward(Box<SniForward>),
     ConnectionLimit(ConnectionLimit),
     LocalRateLimit(RateLimit),
     Rbac(Box<Rbac>),
+}
+
+/// Forwards connections to the host that they name by TLS.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SniForward {
+    /// The cache that the cluster names too.
+    pub cache: DnsCache,
+    pub port: u16,
 }
 
 /// How many connections may be open at a time.
@@ -57,6 +69,21 @@ pub struct Rbac {
 }
 
 // === decode ===
+
+pub(crate) fn sni_forward(proto: &pb_sni::FilterConfig, p: &mut Problems) -> Option<SniForward> {
+    // Nothing tells the upstream address to other network filters.
+    refuse_set!(p, proto; save_upstream_address);
+    let Some(cache) = &proto.dns_cache_config else { return p.refuse_at("dns_cache_config", "is required") };
+    let cache = p.at("dns_cache_config", |p| DnsCache::decode(cache, p));
+    let port = match proto.port_specifier {
+        Some(pb_sni::filter_config::PortSpecifier::PortValue(port)) => {
+            u16::try_from(port).ok().filter(|port| *port > 0)
+        }
+        None => return p.refuse_at("port_value", "is required"),
+    };
+    let Some(port) = port else { return p.refuse_at("port_value", "must be from 1 to 65535") };
+    Some(SniForward { cache: cache?, port })
+}
 
 pub(crate) fn connection_limit(proto: &pb_limit::ConnectionLimit, p: &mut Problems) -> Option<ConnectionLimit> {
     let before = p.count();

@@ -48,7 +48,7 @@ impl NetworkChain {
             let place = format!("{place}/{index}");
             Some(match filter {
                 // The TCP proxy is told of it when it is compiled.
-                NetworkFilter::SniCluster => return None,
+                NetworkFilter::SniCluster | NetworkFilter::SniForward(_) => return None,
                 NetworkFilter::ConnectionLimit(config) => {
                     Filter::ConnectionLimit(connection_limit::ConnectionLimit::compile(config, &place, keep, registry))
                 }

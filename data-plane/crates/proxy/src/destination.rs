@@ -28,11 +28,16 @@ pub(crate) fn of_request<'s>(cluster: &Cluster, stream: &'s Stream<'_>) -> Desti
     }
 }
 
-/// For a connection that is passed on as it is.
-pub(crate) fn of_connection<'c>(cluster: &Cluster, connection: &'c ConnectionInfo) -> Destination<'c> {
+/// For a connection that is passed on as it is: to `host`, else to the one it names by TLS.
+pub(crate) fn of_connection<'c>(
+    cluster: &Cluster,
+    connection: &'c ConnectionInfo,
+    host: Option<&'c str>,
+) -> Destination<'c> {
     match &cluster.config.discovery {
         Discovery::ForwardProxy(_) => {
-            connection.requested_server_name.as_deref().map_or(Destination::Unknown, Destination::Authority)
+            let host = host.or(connection.requested_server_name.as_deref());
+            host.map_or(Destination::Unknown, Destination::Authority)
         }
         Discovery::OriginalDst(from) => original(from, None, connection),
         _ => Destination::Unknown,

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use dp_filters::NameLookup;
 use dp_format::Inputs;
 use dp_http::flags::Flags;
 use dp_http::io::Io;
@@ -191,6 +192,7 @@ async fn tick(ticks: &mut Option<Interval>) {
 /// Tries as many endpoints as the configuration allows.
 async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo, start: Instant) -> Option<RawConnection> {
     let worker = &conn.worker;
+    let host = host(conn, proxy, info).await?;
     let chosen = proxy.choose(conn.info.requested_server_name.as_deref(), fastrand::u64(..));
     let chosen = chosen.and_then(|(name, criteria)| Some((worker.snapshot().cluster(name)?.clone(), criteria)));
     let Some((cluster, criteria)) = chosen else {
@@ -205,7 +207,7 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo, sta
     loop {
         info.upstream.attempts += 1;
         // Each try may go to another member of an aggregate.
-        let (cluster, endpoint) = pick(conn, proxy, (&cluster, criteria), &tried, info)?;
+        let (cluster, endpoint) = pick(conn, proxy, (&cluster, criteria), (&tried, host.as_deref()), info)?;
         let options = CheckoutOptions {
             proxied: cluster.config.proxy_protocol.as_ref().map(|_| Proxied::of(&conn.info, &proxy.config.proxy_tlvs)),
             ..CheckoutOptions::default()
@@ -241,11 +243,35 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo, sta
     }
 }
 
+/// Waits until the server name is resolved, where that is asked for (`sni_dynamic_forward_proxy`); the host to connect to,
+/// if the client named one. `None`: the connection is to be closed. The outcome is found by the pick.
+async fn host(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo) -> Option<Option<String>> {
+    let (Some(forward), Some(name)) = (&proxy.forward, conn.info.requested_server_name.as_deref()) else {
+        return Some(None);
+    };
+    let details = match forward.names.look_up(name, forward.port) {
+        NameLookup::Found | NameLookup::Failed => None,
+        NameLookup::Waiting(found) => {
+            found.await;
+            None
+        }
+        NameLookup::Overflow => Some("dns_cache_overflow"),
+        NameLookup::PendingOverflow => Some("dynamic_forward_proxy_pending_request_overflow"),
+    };
+    match details {
+        None => Some(Some(format!("{name}:{}", forward.port))),
+        Some(details) => {
+            info.termination = details.into();
+            None
+        }
+    }
+}
+
 fn pick(
     conn: &Connection,
     proxy: &TcpProxy,
     (cluster, criteria): (&Arc<Cluster>, Option<&Criteria>),
-    tried: &[u64],
+    (tried, host): (&[u64], Option<&str>),
     info: &mut StreamInfo,
 ) -> Option<(Arc<Cluster>, Arc<Endpoint>)> {
     let hash = proxy.config.hash_source_ip.then(|| conn.info.remote.ip()).flatten();
@@ -254,7 +280,7 @@ fn pick(
     let worker = conn.worker.index();
     let reselect = tried.len() as u32;
     let (cluster, place) = cluster.member(&mut rng);
-    let destination = destination::of_connection(cluster, &conn.info);
+    let destination = destination::of_connection(cluster, &conn.info, host);
     let mut context =
         PickContext { hash, tried, reselect, criteria, place, destination, ..PickContext::new(&mut rng, worker) };
     let Ok(endpoint) = cluster.pick(&mut context) else {

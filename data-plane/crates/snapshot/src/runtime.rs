@@ -212,10 +212,18 @@ pub struct TcpProxy {
     pub(crate) targets: Vec<TcpTarget>,
     pub(crate) total: u64,
     pub(crate) by_server_name: bool,
+    /// Connections go to the host that they name by TLS.
+    pub forward: Option<ByServerName>,
     /// What is asked of endpoints whatever the cluster.
     pub(crate) criteria: Option<Criteria>,
     pub stats: Arc<TcpStats>,
     pub access_logs: Vec<AccessLog>,
+}
+
+/// Where the server names of connections are resolved, and the port of the hosts.
+pub struct ByServerName {
+    pub names: Arc<dyn dp_filters::Names>,
+    pub port: u16,
 }
 
 /// A cluster of a TCP proxy.

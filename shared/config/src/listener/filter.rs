@@ -104,6 +104,9 @@ pub(super) fn network_filters(protos: &[pb::Filter], p: &mut Problems) -> Option
             None => {}
         }
     }
+    if others.iter().any(|f| matches!(f, NetworkFilter::SniForward(_))) && matches!(terminal, Some(Terminal::Http(_))) {
+        p.refuse("sni_dynamic_forward_proxy is only for tcp_proxy");
+    }
     let terminal = if protos.is_empty() { Some(Terminal::Close) } else { terminal };
     (p.count() == before).then_some((others, terminal?))
 }
@@ -133,6 +136,10 @@ fn network_filter(proto: &pb::Filter, p: &mut Problems) -> Option<Decoded> {
             }
             "envoy.extensions.filters.network.sni_cluster.v3.SniCluster" => {
                 Some(Decoded::Other(NetworkFilter::SniCluster))
+            }
+            "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig" => {
+                let forward = network_filter::sni_forward(&unpack(&any, p)?, p)?;
+                Some(Decoded::Other(NetworkFilter::SniForward(Box::new(forward))))
             }
             "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit" => {
                 let limit = network_filter::connection_limit(&unpack(&any, p)?, p)?;

@@ -194,3 +194,30 @@ fn limits_of_connections_are_read() {
         "filter_chains[0].filters[0].typed_config.enforcement_type: not implemented by weir-proxy",
     );
 }
+
+#[test]
+fn connections_are_forwarded_by_name_to_one_port_and_only_by_a_tcp_proxy() {
+    let decoded = |fields: &str, last: &str| {
+        let package = "type.googleapis.com/envoy.extensions.filters.network";
+        let yaml = format!(
+            "{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [\
+             {{name: s, typed_config: {{'@type': {package}.sni_dynamic_forward_proxy.v3.FilterConfig, \
+             dns_cache_config: {{name: d}}, {fields}}}}}, \
+             {{name: x, typed_config: {{'@type': {package}.{last}}}}}]}}]}}"
+        );
+        read(&yaml).0
+    };
+    let tcp = "tcp_proxy.v3.TcpProxy, stat_prefix: x, cluster: c";
+    let listener = decoded("port_value: 443", tcp).unwrap();
+    let filters = &listener.filter_chains[0].network_filters;
+    assert!(matches!(&filters[0], NetworkFilter::SniForward(forward) if forward.port == 443), "{filters:?}");
+    let check = |fields: &str, last: &str, reason: &str| {
+        let refused = decoded(fields, last).unwrap_err();
+        assert!(refused.contains(reason), "{refused}");
+    };
+    check("", tcp, "port_value: is required");
+    check("port_value: 443, save_upstream_address: true", tcp, "save_upstream_address: not implemented by weir-proxy");
+    let http = "http_connection_manager.v3.HttpConnectionManager, stat_prefix: x, route_config: {}, http_filters: [{name: r, \
+                typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]";
+    check("port_value: 443", http, "sni_dynamic_forward_proxy is only for tcp_proxy");
+}

@@ -14,10 +14,15 @@ struct Shared(Arc<DnsCache>);
 impl NameCaches for Caches<'_> {
     fn cache(&self, config: &Config) -> Result<Arc<dyn Names>, String> {
         match self.0.cache(config) {
-            Ok(cache) => Ok(Arc::new(Shared(cache))),
+            Ok(cache) => Ok(shared(cache)),
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// A cache as filters see it.
+pub(crate) fn shared(cache: Arc<DnsCache>) -> Arc<dyn Names> {
+    Arc::new(Shared(cache))
 }
 
 impl Names for Shared {

@@ -8,8 +8,8 @@ use shared_config::network_filter::NetworkFilter;
 use shared_config::tcp_proxy::{TcpCluster, TcpProxy as Config};
 use shared_telemetry::Scope;
 
-use super::{Environment, Refusal, access_logs};
-use crate::runtime::{TcpProxy, TcpTarget};
+use super::{Environment, Refusal, access_logs, names};
+use crate::runtime::{ByServerName, TcpProxy, TcpTarget};
 
 pub(super) fn compile(
     config: &Config,
@@ -25,7 +25,18 @@ pub(super) fn compile(
             (of_all, own) => own.or_else(|| of_all.clone()),
         },
     };
+    let forward = before.iter().find_map(|filter| match filter {
+        NetworkFilter::SniForward(config) => Some(config),
+        _ => None,
+    });
+    let forward = match forward {
+        Some(config) => {
+            Some(ByServerName { names: names::shared(environment.names.cache(&config.cache)?), port: config.port })
+        }
+        None => None,
+    };
     Ok(TcpProxy {
+        forward,
         targets: config.clusters.iter().map(target).collect(),
         total: config.clusters.iter().map(|cluster| u64::from(cluster.weight)).sum(),
         by_server_name: before.contains(&NetworkFilter::SniCluster),
