@@ -106,10 +106,10 @@ impl Headers {
 
     /// Keeps a name in lower case, for [`Headers::append_stored`], and says its number.
     pub(crate) fn store_name(&mut self, name: &[u8]) -> (u8, Span) {
-        let span = self.store(name);
-        let lowered = &mut self.buf[span.start as usize..];
-        lowered.make_ascii_lowercase();
-        (id_of(lowered), span)
+        let start = self.buf.len();
+        self.buf.extend(name.iter().map(u8::to_ascii_lowercase));
+        let id = id_of(&self.buf[start..]);
+        (id, Span { start: start as u32, len: name.len() as u32 })
     }
 
     pub(crate) fn append_stored(&mut self, (id, name): (u8, Span), value: &[u8]) {

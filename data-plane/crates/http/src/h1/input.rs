@@ -34,7 +34,14 @@ impl Input {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        let (room, read) = if self.make_room() { self.read_more(io, cx) } else { self.read_first(io, cx) };
+        let (room, read) = if self.make_room() {
+            self.read_more(io, cx)
+        } else {
+            if let Some(tcp) = io.as_tcp() {
+                ready!(tcp.poll_read_ready(cx))?;
+            }
+            self.read_first(io, cx)
+        };
         let read = ready!(read)?;
         self.eof = read == 0;
         if read == room {

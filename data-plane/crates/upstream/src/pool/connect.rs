@@ -122,8 +122,7 @@ pub(crate) async fn establish(
         let header = proxy_header::header(config, endpoint, target.proxied, local.as_ref());
         stream.write_all(&header).await.map_err(|error| ConnectError::Connect(reason(&error)))?;
     }
-    let (stream, reset) = Resettable::new(stream);
-    let made = |io: Io, http2, tls, handshake| Made {
+    let made = |io: Io, reset, http2, tls, handshake| Made {
         io,
         reset,
         http2,
@@ -134,8 +133,17 @@ pub(crate) async fn establish(
         handshake,
     };
     let Some(tls) = &cluster.tls else {
-        return Ok(made(Box::new(stream), wanted == Wanted::Http2, None, None));
+        let http2 = wanted == Wanted::Http2;
+        return Ok(match stream {
+            // HTTP ends its connections itself.
+            Stream::Tcp(stream) if wanted != Wanted::Raw => made(Box::new(stream), Reset::default(), http2, None, None),
+            stream => {
+                let (stream, reset) = Resettable::new(stream);
+                made(Box::new(stream), reset, http2, None, None)
+            }
+        });
     };
+    let (stream, reset) = Resettable::new(stream);
     let name = name(tls, endpoint, server_name)?;
     let config = target.offer.cloned().unwrap_or_else(|| tls.for_protocol(wanted));
     let handshake = dp_net::tls::connect(stream, config, name, tls.describe).await;
@@ -146,7 +154,7 @@ pub(crate) async fn establish(
         Wanted::Negotiated => info.alpn.as_deref() == Some("h2"),
         Wanted::Http1 | Wanted::Raw => false,
     };
-    Ok(made(Box::new(stream), http2, Some(info), Some(Instant::now())))
+    Ok(made(Box::new(stream), reset, http2, Some(info), Some(Instant::now())))
 }
 
 /// The words of the system, without Rust's error number.
