@@ -20,7 +20,10 @@ const STREAMS: usize = 100;
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 
-/// One node: its requests, its responses, and the names it got.
+/// A node that took its responses, and how many resources of each type came.
+type Took = Result<(Subscriber, BTreeMap<String, usize>), tonic::Status>;
+
+/// One node: its requests and its responses.
 struct Subscriber {
     requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
     responses: tonic::Streaming<DeltaDiscoveryResponse>,
@@ -39,8 +42,8 @@ impl Subscriber {
         Ok(Self { requests, responses })
     }
 
-    /// Takes so many responses; gives how many resources of each type came.
-    async fn take(&mut self, count: usize) -> Result<BTreeMap<String, usize>, tonic::Status> {
+    /// Takes so many responses; says how many resources of each type came.
+    async fn take(mut self, count: usize) -> Took {
         let mut came = BTreeMap::new();
         for _ in 0..count {
             let response = self.responses.message().await?.ok_or_else(|| tonic::Status::aborted("ended"))?;
@@ -52,8 +55,24 @@ impl Subscriber {
             };
             self.requests.send(acknowledged).expect("open");
         }
-        Ok(came)
+        Ok((self, came))
     }
+}
+
+/// Waits for all nodes, each of which gets just this.
+async fn all(mut taking: JoinSet<Took>, what: &str, expected: &[(&str, usize)]) -> Vec<Subscriber> {
+    let expected: BTreeMap<String, usize> = expected.iter().map(|&(kind, count)| (kind.to_owned(), count)).collect();
+    let mut nodes = Vec::new();
+    let collecting = async {
+        while let Some(took) = taking.join_next().await {
+            let (node, came) = took.expect("ends").expect("served");
+            assert_eq!(came, expected);
+            nodes.push(node);
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(240), collecting).await;
+    assert!(in_time.is_ok(), "{} of {} streams {what}", nodes.len(), CONNECTIONS * STREAMS);
+    nodes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,44 +96,22 @@ async fn ten_thousand_streams_that_open_at_once_are_served() {
         for stream in 0..STREAMS {
             let client = client.clone();
             opening.spawn(async move {
-                let mut node = Subscriber::open(client, format!("node-{connection}-{stream}")).await?;
-                let came = node.take(2).await?;
-                Ok::<_, tonic::Status>((node, came))
+                let node = Subscriber::open(client, format!("node-{connection}-{stream}")).await?;
+                node.take(2).await
             });
         }
     }
-    let mut nodes = Vec::new();
-    let all = async {
-        while let Some(opened) = opening.join_next().await {
-            let (node, came) = opened.expect("ends").expect("served");
-            assert_eq!(came.values().copied().collect::<Vec<_>>(), [2, 1], "{came:?}");
-            nodes.push(node);
-        }
-    };
-    let in_time = tokio::time::timeout(Duration::from_secs(240), all).await;
-    assert!(in_time.is_ok(), "{} of {} streams were served", nodes.len(), CONNECTIONS * STREAMS);
+    let nodes = all(opening, "were served", &[(CLUSTER, 2), (LISTENER, 1)]).await;
     eprintln!("{} streams served in {:?}", nodes.len(), since.elapsed());
 
     // One cluster of two changes: it alone goes out, once to each.
     let since = Instant::now();
     plane.apply(&text("random")).await;
     let mut taking = JoinSet::new();
-    for mut node in nodes {
-        taking.spawn(async move {
-            let came = node.take(1).await?;
-            Ok::<_, tonic::Status>((node, came))
-        });
+    for node in nodes {
+        taking.spawn(node.take(1));
     }
-    let mut nodes = Vec::new();
-    let all = async {
-        while let Some(taken) = taking.join_next().await {
-            let (node, came) = taken.expect("ends").expect("served");
-            assert_eq!(came, BTreeMap::from([(CLUSTER.to_owned(), 1)]));
-            nodes.push(node);
-        }
-    };
-    let in_time = tokio::time::timeout(Duration::from_secs(240), all).await;
-    assert!(in_time.is_ok(), "{} of {} streams got the change", nodes.len(), CONNECTIONS * STREAMS);
+    let nodes = all(taking, "got the change", &[(CLUSTER, 1)]).await;
     eprintln!("one change reached all in {:?}", since.elapsed());
     drop(nodes);
     plane.stop().await;
