@@ -199,17 +199,21 @@ fn policy(name: &str, config: Value) -> Value {
 
 #[test]
 fn policies_by_response_time_prefer_the_faster_endpoint() {
-    for policy in [policy("PeakEwma", json!({})), policy("LeastTime", json!({ "measure": "LAST_BYTE" }))] {
+    // A busy machine makes the fast one slow for once: that is soon forgotten.
+    for policy in
+        [policy("PeakEwma", json!({ "decay_time": "1s" })), policy("LeastTime", json!({ "measure": "LAST_BYTE" }))]
+    {
         let slow = Origin::http(|_| {
-            std::thread::sleep(Duration::from_millis(60));
+            std::thread::sleep(Duration::from_millis(200));
             reply(200, "slow")
         });
         let fast = Origin::text("fast");
         let endpoints = vec![endpoint(&slow, json!({})), endpoint(&fast, json!({}))];
         let route = hcm(to("origin", json!({})));
         let proxy = start(&bootstrap(vec![listener("main", route)], vec![origin_cluster(endpoints, policy)]));
-        let answers = answers(&proxy, 100, "");
-        assert!(answers.get("fast").copied().unwrap_or(0) >= 60, "{answers:?}");
+        eventually("the fast one takes nearly all", || {
+            answers(&proxy, 40, "").get("fast").is_some_and(|fast| *fast >= 34)
+        });
     }
 }
 

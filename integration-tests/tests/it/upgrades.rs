@@ -35,8 +35,12 @@ fn echo() -> Origin {
     })
 }
 
+/// How long the head of an answer may take.
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
 fn proxy(origin: &Origin) -> Running {
-    let mut hcm = hcm(to("origin", json!({ "timeout": "0.2s" })));
+    let timeout = format!("{}s", TIMEOUT.as_secs());
+    let mut hcm = hcm(to("origin", json!({ "timeout": timeout })));
     merge(
         &mut hcm,
         json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }], "http2_protocol_options": { "allow_connect": true } }),
@@ -61,7 +65,7 @@ fn a_websocket_is_a_tunnel_after_101() {
         assert_eq!(client.bytes(word.len()), word.as_bytes());
     }
     // The timeout of the route ends with the head.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(TIMEOUT + std::time::Duration::from_millis(200));
     client.send("late");
     assert_eq!(client.bytes(4), b"late");
     let seen = origin.last();
