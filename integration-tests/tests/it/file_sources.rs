@@ -77,8 +77,10 @@ fn routes_of_a_static_listener_come_from_a_file() {
     let proxy = start(&bootstrap(vec![listener("main", with_rds(files.source("rds.json")))], vec![]));
     let mut client = proxy.connect();
     assert_eq!(client.ask(GET).status(), 201);
+    let old = std::sync::Arc::downgrade(&proxy.proxy.snapshot());
     files.routes(202);
     eventually("the new routes", || client.ask(GET).status() == 202);
+    eventually("the old ones are freed", || old.strong_count() == 0);
 }
 
 #[test]

@@ -447,10 +447,10 @@ impl Engine {
         self.live.publish(Arc::clone(&snapshot));
         self.published.send_replace(self.generation);
         // Removals go last: what the old snapshot had and the new one lacks drains now.
-        self.retiring.retire(&old, &snapshot, self.environment.drain_time, now);
         for cluster in old.clusters().filter(|cluster| snapshot.cluster(cluster.name()).is_none()) {
             cluster.retire();
         }
+        self.retiring.retire(old, &snapshot, self.environment.drain_time, now);
         tracing::info!(generation = self.generation, revision = self.revision, "published a snapshot");
     }
 
@@ -462,6 +462,7 @@ impl Engine {
     /// Cuts what has drained long enough, and forgets endpoints that nobody uses any more; call now and then.
     pub fn sweep(&mut self, now: Instant) {
         self.retiring.cut(now);
+        self.retiring.forget();
         self.live.load().clusters().for_each(|cluster| cluster.sweep(now));
     }
 

@@ -12,9 +12,15 @@ use tokio::time::Instant;
 
 use crate::runtime::{FilterChain, Snapshot};
 
-/// Chains that drain, with the moment at which their last connections are cut.
-#[derive(Debug, Default)]
-pub(crate) struct Retiring(Vec<(Drain, Instant)>);
+/// What is no more, and still in use.
+#[derive(Default)]
+pub(crate) struct Retiring {
+    /// Chains that drain, with the moment at which their last connections are cut.
+    chains: Vec<(Drain, Instant)>,
+    /// Kept until this is the last one who has them: to free ten thousand endpoints takes milliseconds, which the
+    /// control thread has and a worker has not.
+    snapshots: Vec<Arc<Snapshot>>,
+}
 
 fn chains(snapshot: &Snapshot) -> HashMap<u64, &Arc<FilterChain>> {
     snapshot.listeners().iter().flat_map(|listener| listener.chains()).map(|chain| (chain.id, chain)).collect()
@@ -22,19 +28,26 @@ fn chains(snapshot: &Snapshot) -> HashMap<u64, &Arc<FilterChain>> {
 
 impl Retiring {
     /// Starts to drain the chains that `new` does not have any more.
-    pub(crate) fn retire(&mut self, old: &Snapshot, new: &Snapshot, drain_time: Duration, now: Instant) {
+    pub(crate) fn retire(&mut self, old: Arc<Snapshot>, new: &Snapshot, drain_time: Duration, now: Instant) {
         let kept = chains(new);
-        for (id, chain) in chains(old) {
+        for (id, chain) in chains(&old) {
             if !kept.contains_key(&id) {
                 chain.drain.advance(Phase::Draining);
-                self.0.push((chain.drain.clone(), now + drain_time));
+                self.chains.push((chain.drain.clone(), now + drain_time));
             }
         }
+        self.forget();
+        self.snapshots.push(old);
+    }
+
+    /// Frees the snapshots that nobody else has any more.
+    pub(crate) fn forget(&mut self) {
+        self.snapshots.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     /// Cuts the connections that have drained long enough.
     pub(crate) fn cut(&mut self, now: Instant) {
-        self.0.retain(|(drain, until)| {
+        self.chains.retain(|(drain, until)| {
             let over = *until <= now;
             if over {
                 drain.advance(Phase::Now);

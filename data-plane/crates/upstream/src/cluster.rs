@@ -254,11 +254,11 @@ impl Cluster {
             self.state.departed.clear();
         }
         if let Some(before) = previous {
-            for (identity, gone) in before.known.iter().filter(|(_, e)| !kept.contains(&e.state.id)) {
-                gone.state.retire();
-                if !self.renewed {
-                    self.state.departed.note(identity, &gone.state);
-                }
+            let gone = before.known.iter().filter(|(_, e)| !kept.contains(&e.state.id));
+            let gone = gone.map(|(identity, endpoint)| (identity, &endpoint.state));
+            gone.clone().for_each(|(_, state)| state.retire());
+            if !self.renewed {
+                self.state.departed.note(gone);
             }
             before.retire_on_demand(self);
         }

@@ -33,6 +33,9 @@ use connect::Wanted;
 use connection::Ready;
 use queue::Queue;
 
+/// How many connections are looked after before others have their turn.
+const SWEEP_TURN: usize = 100;
+
 /// All connections of one worker. Clones share them.
 #[derive(Clone)]
 pub struct Pools(Rc<Inner>);
@@ -205,9 +208,18 @@ impl Pools {
     }
 
     /// Closes what was idle for too long, was closed by the other side, or belongs to an endpoint that is gone.
-    pub fn sweep(&self, now: Instant) {
+    pub async fn sweep(&self, now: Instant) {
         let all: Vec<Rc<Queue>> = self.0.queues.borrow().values().cloned().collect();
-        all.iter().for_each(|queue| queue.sweep(now));
+        let mut turn = 0;
+        for queue in &all {
+            queue.sweep(now);
+            turn += 1 + queue.idle();
+            // Ten thousand connections take ten milliseconds, for which no request may wait.
+            if turn >= SWEEP_TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
         drop(all);
         self.forget_empty();
         self.0.ahead.borrow_mut().retain(|_, ahead| Rc::strong_count(ahead) > 1);
@@ -222,7 +234,7 @@ impl Pools {
         loop {
             let now = tick.tick().await;
             let Some(inner) = pools.upgrade() else { return };
-            Self(inner).sweep(now);
+            Self(inner).sweep(now).await;
         }
     }
 

@@ -16,11 +16,11 @@ pub(super) struct Departed(Mutex<HashMap<Identity, Weak<EndpointState>>>);
 // === impl Departed ===
 
 impl Departed {
-    /// An endpoint left.
-    pub(super) fn note(&self, identity: &Identity, state: &Arc<EndpointState>) {
+    /// These endpoints left.
+    pub(super) fn note<'e>(&self, gone: impl Iterator<Item = (&'e Identity, &'e Arc<EndpointState>)>) {
         let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         states.retain(|_, state| state.strong_count() > 0);
-        states.insert(identity.clone(), Arc::downgrade(state));
+        states.extend(gone.map(|(identity, state)| (identity.clone(), Arc::downgrade(state))));
     }
 
     /// Connections that were made so far would not do any more.

@@ -165,7 +165,7 @@ fn a_retired_endpoints_connections_close_when_their_request_ends() {
         bench.get().await;
         assert_eq!(bench.connections(), 2);
         bench.cluster.retire();
-        bench.pools.sweep(Instant::now());
+        bench.pools.sweep(Instant::now()).await;
         assert_eq!(bench.connections(), 1);
         get(&mut running).await;
         running.finish();
@@ -180,11 +180,43 @@ fn an_idle_connection_is_closed_after_its_timeout() {
         tokio::task::spawn_local(http1(listener));
         let bench = Bench::new(address, |c| c.http.idle_timeout = Some(Duration::from_secs(60)));
         bench.get().await;
-        bench.pools.sweep(Instant::now() + Duration::from_secs(59));
+        bench.pools.sweep(Instant::now() + Duration::from_secs(59)).await;
         assert_eq!(bench.pools.idle(), 1);
-        bench.pools.sweep(Instant::now() + Duration::from_secs(61));
+        bench.pools.sweep(Instant::now() + Duration::from_secs(61)).await;
         assert_eq!((bench.pools.idle(), bench.connections()), (0, 0));
         assert_eq!(bench.cluster.state.stats.upstream_cx_idle_timeout().value(), 1);
+    });
+}
+
+#[test]
+fn others_have_their_turns_while_many_connections_are_looked_after() {
+    on_a_worker(async {
+        let (listener, address) = listen().await;
+        tokio::task::spawn_local(http1(listener));
+        let bench = Bench::new(address, |_| {});
+        for number in 0..150 {
+            let server_name = Some(format!("{number}.test").into());
+            let options = CheckoutOptions { server_name, ..CheckoutOptions::default() };
+            let mut checkout = bench.pools.checkout(&bench.cluster, &bench.endpoint, &options).await.unwrap();
+            get(&mut checkout).await;
+            checkout.finish();
+        }
+        let turns = Rc::new(Cell::new(0));
+        let other = tokio::task::spawn_local({
+            let turns = Rc::clone(&turns);
+            async move {
+                loop {
+                    tokio::task::yield_now().await;
+                    turns.set(turns.get() + 1);
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+        let before = turns.get();
+        bench.pools.sweep(Instant::now()).await;
+        assert!(turns.get() >= before + 2, "{} turns", turns.get() - before);
+        assert_eq!(bench.pools.idle(), 150);
+        other.abort();
     });
 }
 
