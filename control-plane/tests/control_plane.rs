@@ -240,13 +240,19 @@ async fn a_port_or_a_store_in_use_starts_nothing() {
 }
 
 #[tokio::test]
-async fn unknown_nodes_are_not_found() {
+async fn unknown_nodes_and_groups_are_not_found() {
     let folder = tempfile::tempdir().expect("a folder");
     let plane = Plane::start(folder.path()).await;
     let mut fleet = FleetServiceClient::new(plane.channel().await);
     assert_eq!(fleet.list_nodes(pb::ListNodesRequest::default()).await.expect("works").into_inner().nodes.len(), 0);
     let status = fleet.get_node(pb::GetNodeRequest { id: "x".into() }).await.expect_err("not there");
     assert_eq!(status.code(), Code::NotFound);
+    let unknown = "group `defalt` is not known: did you mean `default`?";
+    let status = fleet.list_nodes(pb::ListNodesRequest { group: "defalt".into() }).await.expect_err("no such group");
+    assert_eq!((status.code(), status.message()), (Code::NotFound, unknown));
+    let watched = fleet.watch_nodes(pb::WatchNodesRequest { group: "defalt".into() }).await.expect("opens");
+    let status = watched.into_inner().message().await.expect_err("no such group");
+    assert_eq!((status.code(), status.message()), (Code::NotFound, unknown));
     plane.stop().await;
 }
 
@@ -402,6 +408,12 @@ async fn private_keys_are_for_admins_and_what_was_left_out_cannot_be_written_bac
             assert_ne!(text.contains("[redacted]"), seen, "{role}: {text}");
         }
     }
+    let other = apply(&text.replace("hush", "whisper")).change;
+    let request = pb::DiffRequest { change: other, envoy: true, ..Default::default() };
+    let diff = config.diff(with("editor", request)).await.expect("compares").into_inner();
+    let text = format!("{diff:?}");
+    assert!(text.contains("[redacted] (after)") && !text.contains("whisper") && !text.contains("hush"), "{text}");
+    assert_eq!(diff.changes.len(), 1, "a change of nothing but a secret is one: {text}");
     let export = config.export(with("editor", pb::ExportRequest::default())).await.expect("reads").into_inner();
     let refused = config.apply(with("editor", apply(&export.text))).await.expect_err("the keys are not in it");
     assert!(refused.message().contains("stands for a secret that was left out"), "{refused:?}");

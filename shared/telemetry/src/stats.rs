@@ -1,12 +1,11 @@
 //! Blocks of statistics: counters, gauges, histograms and response-code counters of one thing (a cluster, a listener).
 //!
-//! Writing is a relaxed atomic add on the writer's own shard: no lock, no clock, and memory only at the first write of
+//! Writing is a load and a store on the writer's own shard: no lock, no clock, and memory only at the first write of
 //! a shard. So a cluster that sees no traffic costs little. Never decides which things are counted.
 
 use std::any::Any;
-use std::sync::OnceLock;
 
-use stdx::shard::Block;
+pub use stdx::shard::Shards;
 
 pub mod histogram;
 pub mod registry;
@@ -50,23 +49,17 @@ pub trait Source: Any + Send + Sync {
     fn reset(&self);
 }
 
-/// The storage of one block: numbers for each shard, made when that shard first writes.
-#[derive(Debug)]
-pub struct Cells<const N: usize> {
-    shards: Box<[OnceLock<Block<N>>]>,
-}
-
 /// One counter of a block.
 #[derive(Debug, Clone, Copy)]
-pub struct Counter<'a, const N: usize> {
-    pub cells: &'a Cells<N>,
+pub struct Counter<'a> {
+    pub cells: &'a Shards,
     pub index: usize,
 }
 
 /// One gauge of a block.
 #[derive(Debug, Clone, Copy)]
-pub struct Gauge<'a, const N: usize> {
-    pub cells: &'a Cells<N>,
+pub struct Gauge<'a> {
+    pub cells: &'a Shards,
     pub index: usize,
 }
 
@@ -77,44 +70,16 @@ pub enum Extra {
     Codes(Codes),
 }
 
-// === impl Cells ===
-
-impl<const N: usize> Cells<N> {
-    pub fn new(shards: usize) -> Self {
-        Self { shards: (0..shards.clamp(1, stdx::shard::MAX_SHARDS)).map(|_| OnceLock::new()).collect() }
-    }
-
-    pub fn shards(&self) -> usize {
-        self.shards.len()
-    }
-
-    fn block(&self, shard: usize) -> &Block<N> {
-        self.shards[if shard < self.shards.len() { shard } else { 0 }].get_or_init(|| Block::new(1))
-    }
-
-    pub fn sum(&self, index: usize) -> u64 {
-        self.shards.iter().filter_map(OnceLock::get).fold(0, |sum, block| sum.wrapping_add(block.sum(index)))
-    }
-
-    /// Sets a field back to zero, unless nobody ever wrote it.
-    pub fn clear(&self, index: usize) {
-        let sum = self.sum(index);
-        if sum != 0 {
-            self.block(0).sub(0, index, sum);
-        }
-    }
-}
-
 // === impl Counter ===
 
-impl<const N: usize> Counter<'_, N> {
+impl Counter<'_> {
     /// Counts one more on behalf of `shard`.
     pub fn inc(self, shard: usize) {
         self.add(shard, 1);
     }
 
     pub fn add(self, shard: usize, n: u64) {
-        self.cells.block(shard).add(0, self.index, n);
+        self.cells.add(shard, self.index, n);
     }
 
     pub fn value(self) -> u64 {
@@ -124,7 +89,7 @@ impl<const N: usize> Counter<'_, N> {
 
 // === impl Gauge ===
 
-impl<const N: usize> Gauge<'_, N> {
+impl Gauge<'_> {
     pub fn inc(self, shard: usize) {
         self.add(shard, 1);
     }
@@ -134,11 +99,11 @@ impl<const N: usize> Gauge<'_, N> {
     }
 
     pub fn add(self, shard: usize, n: u64) {
-        self.cells.block(shard).add(0, self.index, n);
+        self.cells.add(shard, self.index, n);
     }
 
     pub fn sub(self, shard: usize, n: u64) {
-        self.cells.block(shard).sub(0, self.index, n);
+        self.cells.sub(shard, self.index, n);
     }
 
     /// Makes the value `n`. Only for gauges that one thread sets and nobody raises or lowers.
@@ -193,7 +158,7 @@ pub const fn ordinal(fields: &[Field], index: usize) -> usize {
 }
 
 /// Reads field `index` of a block made by [`stats!`].
-pub fn read<const N: usize>(fields: &[Field], cells: &Cells<N>, extras: &[Extra], index: usize) -> Reading {
+pub fn read(fields: &[Field], cells: &Shards, extras: &[Extra], index: usize) -> Reading {
     match fields[index].kind {
         Kind::Counter => Reading::Number(cells.sum(index)),
         Kind::Gauge => Reading::Number(not_negative(cells.sum(index))),
@@ -205,7 +170,7 @@ pub fn read<const N: usize>(fields: &[Field], cells: &Cells<N>, extras: &[Extra]
 }
 
 /// Resets the counters of a block made by [`stats!`].
-pub fn reset<const N: usize>(fields: &[Field], cells: &Cells<N>, extras: &[Extra]) {
+pub fn reset(fields: &[Field], cells: &Shards, extras: &[Extra]) {
     for (index, _) in fields.iter().enumerate().filter(|(_, field)| field.kind == Kind::Counter) {
         cells.clear(index);
     }
@@ -240,7 +205,7 @@ macro_rules! stats {
         $(#[$doc])*
         #[derive(Debug)]
         $vis struct $name {
-            cells: $crate::stats::Cells<{ [$(stringify!($field)),+].len() }>,
+            cells: $crate::stats::Shards,
             extras: Box<[$crate::stats::Extra]>,
         }
 
@@ -261,7 +226,7 @@ macro_rules! stats {
                 /// A block for `shards` writers that no registry shows.
                 pub fn new(shards: usize) -> Self {
                     Self {
-                        cells: $crate::stats::Cells::new(shards),
+                        cells: $crate::stats::Shards::new(shards, FIELDS.len()),
                         extras: $crate::stats::Extra::for_fields(FIELDS, shards),
                     }
                 }
@@ -324,12 +289,12 @@ macro_rules! __stat_kind {
 #[macro_export]
 macro_rules! __stat_method {
     (counter $field:ident $fields:ident $index:ident) => {
-        pub fn $field(&self) -> $crate::stats::Counter<'_, { $fields.len() }> {
+        pub fn $field(&self) -> $crate::stats::Counter<'_> {
             $crate::stats::Counter { cells: &self.cells, index: $index::$field as usize }
         }
     };
     (gauge $field:ident $fields:ident $index:ident) => {
-        pub fn $field(&self) -> $crate::stats::Gauge<'_, { $fields.len() }> {
+        pub fn $field(&self) -> $crate::stats::Gauge<'_> {
             $crate::stats::Gauge { cells: &self.cells, index: $index::$field as usize }
         }
     };

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use cp_model::problem::did_you_mean;
 use cp_model::{Kind, Problem};
 use cp_pipeline::{Refused, StoreError};
 use serde_json::{Value, json};
@@ -30,8 +31,12 @@ pub(crate) enum Failure {
         field: String,
         reason: String,
     },
-    /// With the end of the message: who else may have been meant.
-    NoNode(String, String),
+    /// Nothing of that name; `hint` ends the message and says what else may have been meant.
+    Unknown {
+        what: &'static str,
+        name: String,
+        hint: String,
+    },
     Refused(Refused),
 }
 
@@ -52,13 +57,18 @@ impl Failure {
         Failure::Request { field: field.to_owned(), reason: reason.into() }
     }
 
+    /// `name` is none of `known`.
+    pub(crate) fn unknown<'k>(what: &'static str, name: &str, known: impl Iterator<Item = &'k str>) -> Self {
+        Failure::Unknown { what, name: name.to_owned(), hint: did_you_mean(name, known) }
+    }
+
     fn code(&self) -> Code {
         match self {
             Failure::Unauthenticated(_) => Code::Unauthenticated,
             Failure::Denied { .. } => Code::PermissionDenied,
             Failure::NoCall => Code::Unimplemented,
             Failure::Request { .. } => Code::InvalidArgument,
-            Failure::NoNode(..) => Code::NotFound,
+            Failure::Unknown { .. } => Code::NotFound,
             Failure::Refused(refused) => match refused {
                 Refused::Invalid(_) => Code::InvalidArgument,
                 Refused::Stale { .. } | Refused::Store(StoreError::Conflict { .. }) => Code::Aborted,
@@ -95,7 +105,7 @@ impl Failure {
             }
             Failure::NoCall => "there is no such method".to_owned(),
             Failure::Request { field, reason } => format!("{field}: {reason}"),
-            Failure::NoNode(id, hint) => format!("node `{id}` is not known{hint}"),
+            Failure::Unknown { what, name, hint } => format!("{what} `{name}` is not known{hint}"),
             Failure::Refused(Refused::Invalid(problems)) => {
                 let first = problems.first().map(|p| format!("{}: {}", p.place, p.message)).unwrap_or_default();
                 match problems.len() {

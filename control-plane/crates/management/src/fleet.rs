@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cp_fleet::{Class, ConfigStatus, Fleet, KindStatus, NodeStatus};
-use cp_model::problem::did_you_mean;
 use cp_pipeline::{Pipeline, Publisher, ResourceKind, Version};
 use proto::json::Secrets;
 use proto::weir::management::v1 as pb;
@@ -36,11 +35,16 @@ impl FleetCore {
         Ok(pb::RouteTestResponse { revision: state.header.map_or(0, |h| h.id), ..report.into() })
     }
 
-    pub(crate) fn list(&self, group: &str) -> Vec<pb::Node> {
+    /// The nodes of a group that is defined, or all for an empty name.
+    pub(crate) fn list(&self, group: &str) -> Result<Vec<pb::Node>, Failure> {
+        let groups = self.pipeline.groups();
+        if !group.is_empty() && !groups.names().any(|name| name == group) {
+            return Err(Failure::unknown("group", group, groups.names()));
+        }
         let mut nodes: Vec<pb::Node> = self.fleet.nodes().iter().map(|n| self.node(n)).collect();
         nodes.retain(|n| group.is_empty() || n.group == group);
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
-        nodes
+        Ok(nodes)
     }
 
     pub(crate) fn get(&self, id: &str) -> Result<pb::Node, Failure> {
@@ -50,7 +54,7 @@ impl FleetCore {
     fn status(&self, id: &str) -> Result<NodeStatus, Failure> {
         self.fleet.node(id).ok_or_else(|| {
             let nodes = self.fleet.nodes();
-            Failure::NoNode(id.to_owned(), did_you_mean(id, nodes.iter().map(|n| n.info.id.as_str())))
+            Failure::unknown("node", id, nodes.iter().map(|n| n.info.id.as_str()))
         })
     }
 

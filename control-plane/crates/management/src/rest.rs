@@ -169,7 +169,7 @@ async fn rollback(
 }
 
 async fn nodes(State(rest): State<Rest>, parameters: Parameters) -> Answer {
-    reply(&pb::ListNodesResponse { nodes: rest.fleet.list(&text(&parameters, "group")) }, None)
+    reply(&pb::ListNodesResponse { nodes: rest.fleet.list(&text(&parameters, "group"))? }, None)
 }
 
 async fn node(State(rest): State<Rest>, Path(id): Path<String>) -> Answer {

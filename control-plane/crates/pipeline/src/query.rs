@@ -71,12 +71,13 @@ impl Pipeline {
         Ok(proxies.map(named).collect())
     }
 
+    /// With what is secret in it, so that a change of nothing else is one too.
     fn wire_changes(&self, old: &Draft, new: &Draft) -> Result<Vec<ObjectChange>, Refused> {
         // An old revision that is no longer accepted has no resources to compare with.
         let mut before: BTreeMap<String, Value> =
-            self.wire(old, Secrets::Redacted).unwrap_or_default().into_iter().collect();
+            self.wire(old, Secrets::Shown).unwrap_or_default().into_iter().collect();
         let mut out = Vec::new();
-        for (name, value) in self.wire(new, Secrets::Redacted)? {
+        for (name, value) in self.wire(new, Secrets::Shown)? {
             let was = before.remove(&name);
             let action = match &was {
                 Some(was) if *was == value => continue,

@@ -56,13 +56,25 @@ impl Headers {
     /// The value of the first field called `key`.
     #[inline]
     pub fn get<K: Key + ?Sized>(&self, key: &K) -> Option<&[u8]> {
-        if self.may_contain(key) { self.first(key).map(|at| self.bytes(self.entries[at].value)) } else { None }
+        if self.may_contain(key) { self.find(key) } else { None }
     }
 
     /// The value of the first field called `key`, if it is UTF-8.
     #[inline]
     pub fn text<K: Key + ?Sized>(&self, key: &K) -> Option<&str> {
-        self.get(key).and_then(|value| std::str::from_utf8(value).ok())
+        if self.may_contain(key) { self.find_text(key) } else { None }
+    }
+
+    // What is looked for and not there is decided where it is asked for; the rest is one piece of code.
+
+    #[inline(never)]
+    fn find<K: Key + ?Sized>(&self, key: &K) -> Option<&[u8]> {
+        self.first(key).map(|at| self.bytes(self.entries[at].value))
+    }
+
+    #[inline(never)]
+    fn find_text<K: Key + ?Sized>(&self, key: &K) -> Option<&str> {
+        self.find(key).and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// The values of all fields called `key`, in order.
@@ -214,6 +226,7 @@ impl Headers {
         self.entries = entries;
     }
 
+    #[inline(never)]
     fn first<K: Key + ?Sized>(&self, key: &K) -> Option<usize> {
         self.entries.iter().position(|e| self.is(e, key))
     }

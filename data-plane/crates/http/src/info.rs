@@ -21,6 +21,7 @@ pub enum Address {
 }
 
 /// An IP address as text, made without an allocation.
+#[derive(Debug, Clone, Copy)]
 pub struct IpText {
     bytes: [u8; 45],
     len: usize,

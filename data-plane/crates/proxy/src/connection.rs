@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dp_filters::network::{Held, Refusal};
 use dp_format::Inputs;
-use dp_http::info::{Address, ConnectionInfo, TlsInfo};
+use dp_http::info::{Address, ConnectionInfo, IpText, TlsInfo};
 use dp_http::io::Io;
 use dp_http::{Protocol, StreamInfo};
 use dp_net::listen::Accepted;
@@ -30,6 +30,8 @@ pub(crate) struct Connection {
     pub(crate) listener: Arc<Listener>,
     pub(crate) chain: Arc<FilterChain>,
     pub(crate) info: Arc<ConnectionInfo>,
+    /// The client's address as its requests name it.
+    pub(crate) remote_text: Option<IpText>,
 }
 
 impl Drop for Connection {
@@ -184,7 +186,8 @@ async fn open(
             info.metadata = metadata;
         }
     }
-    let conn = Connection { worker, listener, chain, info: Arc::clone(known) };
+    let remote_text = known.remote.ip().map(IpText::new);
+    let conn = Connection { worker, listener, chain, info: Arc::clone(known), remote_text };
     Ok(Open { conn, io, reset, _held: held, _guard: guard })
 }
 
@@ -198,9 +201,8 @@ async fn refuse<S>(chain: &FilterChain, info: StreamInfo, refusal: Refusal, stre
         tcp::refused(proxy, info, &refusal.details);
     }
     if let Some(delay) = refusal.delay {
-        let mut phase = chain.drain.watch();
         // Passing time is all that is waited for; the end of the drain time ends it too.
-        let _ = timeout(delay, phase.wait_for(|phase| *phase == Phase::Now)).await;
+        let _ = timeout(delay, chain.drain.reached(Phase::Now)).await;
     }
     drop(stream);
 }
@@ -209,7 +211,7 @@ async fn refuse<S>(chain: &FilterChain, info: StreamInfo, refusal: Refusal, stre
 async fn carry(open: Open) {
     let Open { conn, io, reset, _held, _guard } = open;
     let chain = Arc::clone(&conn.chain);
-    let mut phase = chain.drain.watch();
+    let cut = chain.drain.reached(Phase::Now);
     let carried = async {
         match &chain.network {
             Network::Http(hcm) => http_connection::serve(conn, Arc::clone(hcm), io).await,
@@ -219,9 +221,10 @@ async fn carry(open: Open) {
         }
     };
     tokio::select! {
+        biased;
         () = carried => {}
         // The drain time is over: what still runs is cut.
-        _ = phase.wait_for(|phase| *phase == Phase::Now) => {}
+        () = cut => {}
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The walk itself is in `dp-filters`; body chunks are shown to filters in `relay.rs`.
 
+use std::hint::cold_path;
+
 use bytes::{Bytes, BytesMut};
 use dp_filters::{Cx, Step, Verdict, Wait};
 use dp_http::Frame;
@@ -11,14 +13,13 @@ use crate::fault::Fault;
 use crate::relay::{self, read_request};
 use crate::retry::Upstream;
 use crate::route;
-use crate::stream::Stream;
+use crate::stream::{Stream, chain};
 
 /// The request head passes the filters; afterwards the stream has its final route.
 pub(crate) async fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     if stream.route.is_some() {
         // The memory of the filters was made for those of the listener; a route may switch others on.
-        let chain = stream.chain().clone();
-        stream.filters.rebase(&chain);
+        stream.filters.rebase(chain(stream.hcm, stream.route.as_deref(), stream.target));
     }
     let mut step = walk(stream, None);
     loop {
@@ -26,20 +27,22 @@ pub(crate) async fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
             Step::Done => return Ok(()),
             Step::Reply(reply) => return Err(Fault::Reply(reply)),
             Step::Reroute => {
+                cold_path();
                 route::find(stream);
-                let chain = stream.chain().clone();
-                stream.filters.rebase(&chain);
+                stream.filters.rebase(chain(stream.hcm, stream.route.as_deref(), stream.target));
                 walk(stream, None)
             }
             Step::Wait(wait) => {
+                cold_path();
                 let verdict = wait_for(stream, wait).await?;
                 walk(stream, Some(verdict))
             }
             Step::Hold(limit) => {
+                cold_path();
                 let mut body = hold_request(stream, limit).await?;
-                let chain = stream.chain().clone();
+                let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
                 let mut cx = Cx::request(&mut stream.info, stream.clocks.began.into_std());
-                let step = stream.filters.request_held(&chain, &mut cx, &mut stream.request, &mut body);
+                let step = stream.filters.request_held(chain, &mut cx, &mut stream.request, &mut body);
                 stream.body.push_back(body);
                 step
             }
@@ -48,16 +51,16 @@ pub(crate) async fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
 }
 
 fn walk(stream: &mut Stream<'_>, verdict: Option<Verdict>) -> Step {
-    let chain = stream.chain().clone();
     let end = stream.body.is_empty();
     let is_forwarded = stream.is_forwarded();
     let forward_port = stream.forward_port();
+    let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
     let mut cx = Cx::request(&mut stream.info, stream.clocks.began.into_std());
     cx.is_forwarded = is_forwarded;
     cx.forward_port = forward_port;
     match verdict {
-        None => stream.filters.request(&chain, &mut cx, &mut stream.request, end),
-        Some(verdict) => stream.filters.resume_request(&chain, &mut cx, verdict, &mut stream.request, end),
+        None => stream.filters.request(chain, &mut cx, &mut stream.request, end),
+        Some(verdict) => stream.filters.resume_request(chain, &mut cx, verdict, &mut stream.request, end),
     }
 }
 
@@ -88,12 +91,16 @@ async fn hold_request(stream: &mut Stream<'_>, limit: usize) -> Result<Bytes, Fa
 
 /// The response head passes back through the filters that the request passed. Returns the body if one was held.
 pub(crate) async fn response(stream: &mut Stream<'_>, upstream: &mut Upstream) -> Result<Option<Bytes>, Fault> {
-    let chain = stream.chain().clone();
     let mut held: Option<Bytes> = None;
     let mut step = {
         let end = upstream.is_complete();
         let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-        stream.filters.response(&chain, &mut cx, &mut upstream.head, end)
+        stream.filters.response(
+            chain(stream.hcm, stream.route.as_deref(), stream.target),
+            &mut cx,
+            &mut upstream.head,
+            end,
+        )
     };
     loop {
         step = match step {
@@ -103,19 +110,23 @@ pub(crate) async fn response(stream: &mut Stream<'_>, upstream: &mut Upstream) -
                 return Err(Fault::Replace(reply));
             }
             Step::Wait(wait) => {
+                cold_path();
                 let verdict = wait_for(stream, wait).await?;
                 let end = upstream.is_complete();
                 let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-                stream.filters.resume_response(&chain, &mut cx, verdict, &mut upstream.head, end)
+                let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+                stream.filters.resume_response(chain, &mut cx, verdict, &mut upstream.head, end)
             }
             Step::Hold(limit) => {
+                cold_path();
                 let mut body = match held.take() {
                     Some(body) if body.len() <= limit => body,
                     Some(_) => return Err(Fault::ResponseTooLarge),
                     None => relay::hold_response(stream, upstream, limit).await?,
                 };
                 let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-                let step = stream.filters.response_held(&chain, &mut cx, &mut upstream.head, &mut body);
+                let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+                let step = stream.filters.response_held(chain, &mut cx, &mut upstream.head, &mut body);
                 held = Some(body);
                 step
             }

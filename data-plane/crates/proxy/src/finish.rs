@@ -1,7 +1,5 @@
 //! The end of a stream: filters, counters and access log learn how it went.
 
-use std::sync::Arc;
-
 use dp_format::Inputs;
 use dp_http::flags::Flags;
 use dp_http::{Headers, Protocol, ResponseHead};
@@ -9,23 +7,23 @@ use dp_observe::stats::HttpStats;
 use dp_snapshot::Hcm;
 use tokio::time::Instant;
 
-use crate::stream::Stream;
+use crate::stream::{Stream, chain};
 
 /// What the end needs to know of the way there.
-pub(crate) struct Finish {
+pub(crate) struct Finish<'c> {
     /// The head that went down.
     pub(crate) response: Option<ResponseHead>,
     pub(crate) trailers: Option<Headers>,
-    stats: Arc<HttpStats>,
+    stats: &'c HttpStats,
     shard: usize,
     is_tunnel: bool,
 }
 
 // === impl Finish ===
 
-impl Finish {
+impl<'c> Finish<'c> {
     /// Counts the stream in.
-    pub(crate) fn begin(hcm: &Hcm, protocol: Protocol, shard: usize) -> Self {
+    pub(crate) fn begin(hcm: &'c Hcm, protocol: Protocol, shard: usize) -> Self {
         hcm.stats.downstream_rq_total().inc(shard);
         hcm.stats.downstream_rq_active().inc(shard);
         match protocol {
@@ -33,7 +31,7 @@ impl Finish {
             Protocol::Http10 | Protocol::Http11 => hcm.stats.downstream_rq_http1_total(),
         }
         .inc(shard);
-        Self { response: None, trailers: None, stats: Arc::clone(&hcm.stats), shard, is_tunnel: false }
+        Self { response: None, trailers: None, stats: &hcm.stats, shard, is_tunnel: false }
     }
 
     /// The stream is bytes only from here on.
@@ -44,7 +42,7 @@ impl Finish {
     }
 }
 
-impl Drop for Finish {
+impl Drop for Finish<'_> {
     fn drop(&mut self) {
         self.stats.downstream_rq_active().dec(self.shard);
         if self.is_tunnel {
@@ -60,8 +58,7 @@ pub(crate) fn log(stream: &mut Stream<'_>) {
     stream.info.duration = Some(duration);
     let sizes = stream.down.sizes();
     stream.info.sizes.response_headers = sizes.head_out;
-    let chain = stream.chain().clone();
-    stream.filters.end(&chain, &stream.info);
+    stream.filters.end(chain(stream.hcm, stream.route.as_deref(), stream.target), &stream.info);
     count(stream, duration);
     let hcm = &stream.hcm;
     if hcm.access_logs.is_empty() {
@@ -80,7 +77,7 @@ pub(crate) fn log(stream: &mut Stream<'_>) {
 }
 
 fn count(stream: &Stream<'_>, duration: std::time::Duration) {
-    let (stats, shard) = (&stream.finish.stats, stream.finish.shard);
+    let (stats, shard) = (stream.finish.stats, stream.finish.shard);
     stats.downstream_rq_completed().inc(shard);
     stats.count_class(shard, stream.info.status);
     stats.downstream_rq_time().record(shard, duration.as_millis() as u64);

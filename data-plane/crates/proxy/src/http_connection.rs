@@ -3,7 +3,8 @@
 //! After this file nothing asks which version of HTTP a request came by.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::hint::cold_path;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -154,9 +155,7 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
     let mut view = View::new(conn, hcm);
     let born = Instant::now();
     let mut served: u32 = 0;
-    let mut draining = conn.chain.drain.watch();
-    // One wait for the life of the connection.
-    let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
+    let mut drained = conn.chain.drain.reached(Phase::Draining);
     let end = loop {
         let options = &view.hcm.config.http;
         let end_of_life = deadline(born, options.max_connection_duration);
@@ -167,7 +166,7 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
                 if let Poll::Ready(open) = readable.as_mut().poll(cx) {
                     return Poll::Ready((!open).then_some(End::Remote));
                 }
-                if drained.as_mut().poll(cx).is_ready() {
+                if Pin::new(&mut drained).poll(cx).is_ready() {
                     return Poll::Ready(Some(End::Drained));
                 }
                 timer.poll_deadline(cx, idle).map(|()| Some(End::of_time(end_of_life)))
@@ -175,25 +174,27 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
             .await
         };
         if let Some(end) = ended {
+            cold_path();
             break end;
         }
         let start = Instant::now();
         let limit = deadline(start, view.hcm.config.timeouts.request_headers);
         let head = timer.before(limit, codec.read_head()).await;
-        view.refresh();
+        let snapshot = view.refresh();
         let head = match head {
             Some(Ok(Some(head))) if !is_method_allowed(&head, &view) => {
                 let error = HeadError { status: 400, details: "http1.codec_error" };
                 // Boxed, as this is rare.
-                Box::pin(refuse(conn, &view, codec, timer, error)).await;
+                Box::pin(refuse(conn, (&view, snapshot), codec, timer, error)).await;
                 break End::Local;
             }
             Some(Ok(Some(head))) => head,
             Some(Ok(None)) => break End::Remote,
             refused => {
+                cold_path();
                 let late = HeadError { status: 408, details: "request_header_timeout" };
                 let error = refused.and_then(Result::err).unwrap_or(late);
-                Box::pin(refuse(conn, &view, codec, timer, error)).await;
+                Box::pin(refuse(conn, (&view, snapshot), codec, timer, error)).await;
                 break End::Local;
             }
         };
@@ -207,15 +208,17 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
             end_of_life.filter(|end| start >= *end).map(|_| End::TooOld)
         };
         if last.is_some() {
+            cold_path();
             codec.close_after_response();
         }
         // Boxed, so that a connection that waits for its next request holds nothing of the last one.
         let exchange = Box::pin(async {
-            let mut stream = begin(conn, &view, head, ServerStream::H1(codec), timer, start);
+            let mut stream = begin(conn, (&view, snapshot), head, ServerStream::H1(codec), timer, start);
             stream::serve(&mut stream).await;
         });
         exchange.await;
         if !codec.is_keep_alive() {
+            cold_path();
             break last.unwrap_or(End::Local);
         }
     };
@@ -265,12 +268,18 @@ fn is_method_allowed(head: &RequestHead, view: &View) -> bool {
 }
 
 /// Answers a head that no request could be made of; the connection ends afterwards.
-async fn refuse(conn: &Connection, view: &View, codec: &mut h1::ServerConn, timer: &mut LazyTimer, error: HeadError) {
+async fn refuse(
+    conn: &Connection,
+    (view, snapshot): (&View, Arc<Snapshot>),
+    codec: &mut h1::ServerConn,
+    timer: &mut LazyTimer,
+    error: HeadError,
+) {
     view.hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
     codec.close_after_response();
     let mut head = RequestHead::default();
     head.protocol = Protocol::Http11;
-    let mut stream = begin(conn, view, head, ServerStream::H1(codec), timer, Instant::now());
+    let mut stream = begin(conn, (view, snapshot), head, ServerStream::H1(codec), timer, Instant::now());
     stream.body.complete = true;
     // What can be parsed but not served has no body in Envoy.
     let unserved = matches!(error.details, "missing_host" | "empty_host");
@@ -287,7 +296,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
     let mut view = View::new(&conn, hcm);
     let born = Instant::now();
     let mut timer = LazyTimer::default();
-    let mut draining = conn.chain.drain.watch();
+    let mut drained = conn.chain.drain.reached(Phase::Draining);
     let start_by = deadline(born, view.hcm.config.timeouts.request_headers);
     let Some(Ok(mut codec)) = timer.before(start_by, h2::ServerConn::handshake(io, start, &view.hcm.http2)).await
     else {
@@ -303,7 +312,6 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         let idle = if active.get() == 0 { deadline(idle_since, options.idle_timeout) } else { None };
         let end_of_life = deadline(born, options.max_connection_duration).filter(|_| leaving.is_none());
         let event = {
-            let mut drained = pin!(draining.wait_for(|phase| *phase > Phase::Serving));
             let mut ended = pin!(ended.notified());
             poll_fn(|cx| {
                 if let Poll::Ready(accepted) = codec.poll_accept(cx) {
@@ -312,7 +320,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
                 if ended.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Idle);
                 }
-                if leaving.is_none() && drained.as_mut().poll(cx).is_ready() {
+                if leaving.is_none() && Pin::new(&mut drained).poll(cx).is_ready() {
                     return Poll::Ready(Event::Leave(End::Drained));
                 }
                 timer.poll_deadline(cx, earlier(idle, end_of_life)).map(|()| Event::Leave(End::of_time(end_of_life)))
@@ -334,7 +342,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
                 continue;
             }
         };
-        view.refresh();
+        let snapshot = view.refresh();
         served = served.saturating_add(1);
         if view.hcm.config.http.max_requests_per_connection.is_some_and(|max| served >= max) && leaving.is_none() {
             leaving = Some(End::TooManyRequests);
@@ -346,7 +354,8 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         let start = idle_since;
         tokio::task::spawn_local(async move {
             let mut timer = LazyTimer::default();
-            let mut stream = begin(&conn, &view, head, ServerStream::H2(Box::new(down)), &mut timer, start);
+            let down = ServerStream::H2(Box::new(down));
+            let mut stream = begin(&conn, (&view, snapshot), head, down, &mut timer, start);
             stream::serve(&mut stream).await;
             active.set(active.get() - 1);
             if active.get() == 0 {
@@ -373,7 +382,9 @@ struct View {
     listener: Arc<str>,
     chain: u64,
     worker: Rc<crate::worker::Worker>,
-    snapshot: Arc<Snapshot>,
+    /// Of the snapshot that `hcm` is of. The snapshot itself is held by no connection, so that one that lives long
+    /// does not keep a configuration that is gone.
+    generation: u64,
     hcm: Arc<Hcm>,
 }
 
@@ -383,25 +394,26 @@ impl View {
             listener: Arc::clone(&conn.listener.name),
             chain: conn.chain.id,
             worker: Rc::clone(&conn.worker),
-            snapshot: conn.worker.snapshot(),
+            generation: 0,
             hcm,
         };
-        view.resolve();
+        view.resolve(&conn.worker.snapshot());
         view
     }
 
-    /// Follows the latest snapshot; costs one atomic load when it did not change.
-    fn refresh(&mut self) {
-        if self.worker.is_newest(&self.snapshot) {
-            return;
+    /// Follows the latest snapshot, and gives it; costs one atomic load when it did not change.
+    fn refresh(&mut self) -> Arc<Snapshot> {
+        let snapshot = self.worker.snapshot();
+        if snapshot.generation != self.generation {
+            self.resolve(&snapshot);
         }
-        self.snapshot = self.worker.snapshot();
-        self.resolve();
+        snapshot
     }
 
     /// A chain that is gone serves its last connections as it was.
-    fn resolve(&mut self) {
-        let chain = self.snapshot.listener(&self.listener).and_then(|listener| listener.chain_by_id(self.chain));
+    fn resolve(&mut self, snapshot: &Snapshot) {
+        self.generation = snapshot.generation;
+        let chain = snapshot.listener(&self.listener).and_then(|listener| listener.chain_by_id(self.chain));
         if let Some(Network::Http(hcm)) = chain.map(|chain| &chain.network) {
             self.hcm = Arc::clone(hcm);
         }
@@ -411,7 +423,7 @@ impl View {
 /// A stream at its beginning.
 fn begin<'c>(
     conn: &'c Connection,
-    view: &View,
+    (view, snapshot): (&'c View, Arc<Snapshot>),
     request: RequestHead,
     down: ServerStream<'c>,
     timer: &'c mut LazyTimer,
@@ -430,8 +442,8 @@ fn begin<'c>(
     Stream {
         worker: &conn.worker,
         conn,
-        hcm: Arc::clone(&view.hcm),
-        snapshot: Some(Arc::clone(&view.snapshot)),
+        hcm: &view.hcm,
+        snapshot: Some(snapshot),
         route: None,
         target: None,
         needs_tls: false,

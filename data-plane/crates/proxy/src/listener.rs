@@ -17,10 +17,10 @@ use crate::{connection, udp};
 /// Starts and stops accept loops as snapshots come, until the process drains.
 pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u64>) {
     let mut accepting: HashMap<u64, AbortHandle> = HashMap::new();
-    let mut phase = worker.drain.watch();
+    let mut draining = worker.drain.reached(Phase::Draining);
+    let mut is_serving = true;
     loop {
         let snapshot = worker.snapshot();
-        let is_serving = *phase.borrow_and_update() == Phase::Serving;
         let mut wanted: HashMap<u64, (&Arc<Listener>, &Arc<Sockets>)> = HashMap::new();
         for listener in snapshot.listeners() {
             // A client cannot take its datagrams elsewhere, so that they are served while the process drains.
@@ -47,12 +47,11 @@ pub(crate) async fn follow(worker: Rc<Worker>, mut published: watch::Receiver<u6
             });
         }
         drop(snapshot);
-        let changed = tokio::select! {
-            changed = published.changed() => changed,
-            changed = phase.changed() => changed,
-        };
-        if changed.is_err() {
-            return;
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() {
+                return;
+            },
+            () = &mut draining, if is_serving => is_serving = false,
         }
     }
 }

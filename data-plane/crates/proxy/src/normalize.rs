@@ -9,6 +9,7 @@ use dp_http::stream::ServerStream;
 use dp_http::{HeaderName, Headers, LocalReply, Method, NameSet, Protocol, ResponseHead, Scheme, name};
 use shared_config::hcm::{AddressDetection, HttpConnectionManager, ServerHeader};
 
+use crate::connection::Connection;
 use crate::fault::Fault;
 use crate::stream::Stream;
 
@@ -47,7 +48,7 @@ static OURS: NameSet = NameSet::of(&[
 
 /// Makes the head of a request one that routes and filters can believe.
 pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
-    let hcm = stream.hcm.clone();
+    let hcm = stream.hcm;
     let config = &hcm.config;
     check_host(stream, config)?;
     request_path(stream, config)?;
@@ -66,7 +67,9 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     }
     if edge {
         if let Some(client) = stream.info.client.ip() {
-            stream.request.headers.set(&name::X_ENVOY_EXTERNAL_ADDRESS, IpText::new(client).as_bytes());
+            let text = stream.conn.remote_text.filter(|_| stream.conn.info.remote.ip() == Some(client));
+            let text = text.unwrap_or_else(|| IpText::new(client));
+            stream.request.headers.set(&name::X_ENVOY_EXTERNAL_ADDRESS, text.as_bytes());
         }
     } else if stream.info.internal {
         stream.request.headers.set(&name::X_ENVOY_INTERNAL, b"true");
@@ -194,7 +197,6 @@ fn hop_by_hop(stream: &mut Stream<'_>) -> Result<(), Fault> {
 /// Finds the client and says whether this is an edge request: one from outside that we must not believe.
 fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, Fault> {
     let client = &config.client;
-    let remote = stream.conn.info.remote.clone();
     let tls = stream.conn.info.tls.is_some();
     let headers = &mut stream.request.headers;
     let mut trust = false;
@@ -202,11 +204,11 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
         let hops = client.xff_trusted_hops as usize;
         stream.info.client = match hops.checked_sub(1).and_then(|hops| trusted(headers, hops)) {
             Some(ip) => Address::Ip((ip, 0).into()),
-            None => remote.clone(),
+            None => stream.conn.info.remote.clone(),
         };
         trust = !headers.contains(&name::X_FORWARDED_FOR);
         if !client.skip_xff_append {
-            append_forwarded_for(headers, &remote, client.as_mapped_ipv6);
+            append_forwarded_for(headers, stream.conn, client.as_mapped_ipv6);
         }
         if hops == 0 || !headers.contains(&name::X_FORWARDED_PROTO) {
             headers.set(&name::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
@@ -216,7 +218,7 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
         if let Some(ip) = trusted(headers, client.xff_trusted_hops as usize) {
             stream.info.client = Address::Ip((ip, 0).into());
         }
-    } else if let Some((ip, trusted)) = detect(&client.detection, headers, &remote)? {
+    } else if let Some((ip, trusted)) = detect(&client.detection, headers, stream.conn)? {
         trust = trusted;
         stream.info.client = Address::Ip((ip, 0).into());
     }
@@ -238,14 +240,13 @@ fn who(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<bool, 
     Ok(!stream.info.internal && client.use_remote_address)
 }
 
-fn append_forwarded_for(headers: &mut Headers, remote: &Address, as_mapped_ipv6: bool) {
-    match remote.ip() {
-        Some(IpAddr::V4(ip)) if as_mapped_ipv6 => {
-            let text = IpText::new(IpAddr::V6(ip.to_ipv6_mapped()));
-            append_list(headers, &name::X_FORWARDED_FOR, b",", text.as_bytes());
-        }
-        Some(ip) => append_list(headers, &name::X_FORWARDED_FOR, b",", IpText::new(ip).as_bytes()),
-        None => {}
+fn append_forwarded_for(headers: &mut Headers, conn: &Connection, as_mapped_ipv6: bool) {
+    let text = match conn.info.remote.ip() {
+        Some(IpAddr::V4(ip)) if as_mapped_ipv6 => Some(IpText::new(IpAddr::V6(ip.to_ipv6_mapped()))),
+        _ => conn.remote_text,
+    };
+    if let Some(text) = text {
+        append_list(headers, &name::X_FORWARDED_FOR, b",", text.as_bytes());
     }
 }
 
@@ -258,7 +259,7 @@ fn trusted(headers: &Headers, hops: usize) -> Option<IpAddr> {
 fn detect(
     detections: &[AddressDetection],
     headers: &mut Headers,
-    remote: &Address,
+    conn: &Connection,
 ) -> Result<Option<(IpAddr, bool)>, Fault> {
     for detection in detections {
         let found = match detection {
@@ -268,11 +269,12 @@ fn detect(
                     trusted(headers, *trusted_hops as usize)
                 } else {
                     let fields: smallvec::SmallVec<[&[u8]; 4]> = headers.all(&name::X_FORWARDED_FOR).collect();
-                    let near = remote.ip().is_some_and(|ip| trusted_ranges.iter().any(|range| range.contains(&ip)));
+                    let near =
+                        conn.info.remote.ip().is_some_and(|ip| trusted_ranges.iter().any(|range| range.contains(&ip)));
                     if near { forwarded::first_outside(fields.into_iter(), trusted_ranges) } else { None }
                 };
                 if !skip_append {
-                    append_forwarded_for(headers, remote, false);
+                    append_forwarded_for(headers, conn, false);
                 }
                 found.map(|ip| (ip, single))
             }
@@ -361,7 +363,7 @@ fn close_if_last(stream: &mut Stream<'_>, opens: bool) {
 
 /// Makes the head of a response one for this client. `opens`: it opens a tunnel.
 pub(crate) fn response(stream: &mut Stream<'_>, head: &mut ResponseHead, opens: bool) {
-    let hcm = stream.hcm.clone();
+    let hcm = stream.hcm;
     let config = &hcm.config;
     close_if_last(stream, opens);
     // A response that names the connection in a way that makes no sense loses what it named, not more.

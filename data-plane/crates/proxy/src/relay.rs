@@ -15,7 +15,7 @@ use crate::body::Next;
 use crate::clocks::Expired;
 use crate::fault::Fault;
 use crate::retry::{Reporter, Upstream, upstream_fault};
-use crate::stream::Stream;
+use crate::stream::{Stream, chain};
 use crate::{normalize, pace, tunnel};
 
 /// How far the response has come on its way down.
@@ -39,7 +39,7 @@ pub(crate) struct Held {
 /// Sends the response and the rest of the request; returns when both are over.
 pub(crate) async fn both_ways(
     stream: &mut Stream<'_>,
-    mut upstream: Upstream,
+    mut upstream: Box<Upstream>,
     held: Option<Bytes>,
 ) -> Result<(), Fault> {
     send_head(stream, &mut upstream, held.as_ref())?;
@@ -68,7 +68,7 @@ pub(crate) async fn both_ways(
 }
 
 /// Gives the connection back, or cuts it.
-fn finish(stream: &mut Stream<'_>, upstream: Upstream, result: Result<(), Fault>) -> Result<(), Fault> {
+fn finish(stream: &mut Stream<'_>, upstream: Box<Upstream>, result: Result<(), Fault>) -> Result<(), Fault> {
     stream.info.timing.upstream_last_received = Some(stream.since_start(stream.clocks.now));
     let complete = result.is_ok() && stream.body.sent && !stream.reply.tunnelled;
     match &result {
@@ -181,9 +181,9 @@ pub(crate) fn read_request(stream: &mut Stream<'_>, cx: &mut Context<'_>) -> Pol
             stream.held_request = Some(held);
             return Poll::Pending;
         };
-        let chain = stream.chain().clone();
+        let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
         let mut fx = Cx::request(&mut stream.info, stream.clocks.now.into_std());
-        let step = stream.filters.resume_request_data(&chain, &mut fx, verdict, &mut held.data, held.end);
+        let step = stream.filters.resume_request_data(chain, &mut fx, verdict, &mut held.data, held.end);
         return shown(stream, cx, step, held.data, held.end);
     }
     if let Some(data) = stream.body.take_back() {
@@ -215,9 +215,9 @@ pub(crate) fn read_request(stream: &mut Stream<'_>, cx: &mut Context<'_>) -> Pol
         }
         Some(Ok(Frame::Trailers(mut trailers))) => {
             complete(stream);
-            let chain = stream.chain().clone();
+            let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
             let mut fx = Cx::request(&mut stream.info, stream.clocks.now.into_std());
-            if let Step::Reply(reply) = stream.filters.request_trailers(&chain, &mut fx, &mut trailers) {
+            if let Step::Reply(reply) = stream.filters.request_trailers(chain, &mut fx, &mut trailers) {
                 return Poll::Ready(Err(Fault::Reply(reply)));
             }
             stream.body.trailers = Some(trailers);
@@ -236,9 +236,9 @@ fn show_request(
     if !stream.filters.reads_request() || stream.reply.tunnelled {
         return Poll::Ready(Ok(Some(Frame::Data(data))));
     }
-    let chain = stream.chain().clone();
+    let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
     let mut fx = Cx::request(&mut stream.info, stream.clocks.now.into_std());
-    let step = stream.filters.request_data(&chain, &mut fx, &mut data, end);
+    let step = stream.filters.request_data(chain, &mut fx, &mut data, end);
     shown(stream, cx, step, data, end)
 }
 
@@ -340,19 +340,19 @@ impl Response {
                 self.wait = Some(held);
                 return Ok(Poll::Pending);
             };
-            let chain = stream.chain().clone();
+            let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
             let mut fx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-            let step = stream.filters.resume_response_data(&chain, &mut fx, verdict, &mut held.data, held.end);
+            let step = stream.filters.resume_response_data(chain, &mut fx, verdict, &mut held.data, held.end);
             return self.shown(step, held.data, held.end, cx);
         }
         if let Some(body) = self.held.take() {
             return self.show(stream, body, true, cx);
         }
         if let Some(mut trailers) = self.trailers.take() {
-            let chain = stream.chain().clone();
+            let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
             let mut fx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
             // After the head nothing can replace the response; a reply here resets the stream.
-            if let Step::Reply(_) = stream.filters.response_trailers(&chain, &mut fx, &mut trailers) {
+            if let Step::Reply(_) = stream.filters.response_trailers(chain, &mut fx, &mut trailers) {
                 return Err(Fault::Internal("filter_reply_after_response_started"));
             }
             return Ok(Poll::Ready(Some(Frame::Trailers(trailers))));
@@ -393,9 +393,9 @@ impl Response {
         if !stream.filters.reads_response() || stream.reply.tunnelled {
             return Ok(Poll::Ready(Some(Frame::Data(data))));
         }
-        let chain = stream.chain().clone();
+        let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
         let mut fx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-        let step = stream.filters.response_data(&chain, &mut fx, &mut data, end);
+        let step = stream.filters.response_data(chain, &mut fx, &mut data, end);
         self.shown(step, data, end, cx)
     }
 

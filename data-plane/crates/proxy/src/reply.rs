@@ -62,8 +62,7 @@ async fn send(stream: &mut Stream<'_>, mut reply: LocalReply, passed: bool, of_r
         route_headers(stream, &mut head);
     }
     stream.info.status = head.status;
-    let hcm = stream.hcm.clone();
-    hcm.local_replies.rewrite(&mut stream.info, &stream.request, stream.random, &mut head, &mut body);
+    stream.hcm.local_replies.rewrite(&mut stream.info, &stream.request, stream.random, &mut head, &mut body);
     if is_grpc(&stream.request.headers) {
         to_grpc(&mut head, &reply, &body);
         body = Bytes::new();

@@ -3,6 +3,7 @@
 //! A request that may have had an effect is never sent twice unless the operator asked for it.
 
 use std::future::poll_fn;
+use std::hint::cold_path;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
@@ -64,7 +65,7 @@ impl From<Fault> for Failure {
 }
 
 /// Brings the head of the final response, or the reason why there is none.
-pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upstream, Fault> {
+pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<Upstream>, Fault> {
     let sent = match send_and_retry(stream, chosen).await {
         Err(Fault::Overtaken) => hedge::winner(stream).ok_or(Fault::Overtaken),
         other => other,
@@ -82,7 +83,7 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Ups
     sent
 }
 
-async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upstream, Fault> {
+async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<Upstream>, Fault> {
     let config = &chosen.plan().config;
     route::start_clocks(stream, chosen.plan());
     let policy = config.retry.as_ref();
@@ -106,17 +107,19 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upst
                 if verdict == Verdict::Keep && retrying.is_some() {
                     chosen.cluster.state.stats.upstream_rq_retry_success().inc(stream.worker.shard);
                 }
-                if !again(stream, chosen, verdict, &mut retrying) {
+                if verdict == Verdict::Keep || !again(stream, chosen, verdict, &mut retrying) {
                     if verdict == Verdict::Keep || stream.hedges.is_empty() {
                         return Ok(upstream);
                     }
                     upstream.cut_for_retry();
                     return Err(hedge::outlast(stream, Fault::UpstreamReset).await);
                 }
+                cold_path();
                 asked = policy.and_then(|p| decide::asked_delay(p, &upstream.head.headers, unix_now()));
                 upstream.cut_for_retry();
             }
             Err(Failure::Slow(rival)) => {
+                cold_path();
                 stream.hedges.add(*rival, &tries.criteria);
                 stream.timed_out = true;
                 if !again(stream, chosen, tries.after_slow(), &mut retrying) {
@@ -124,6 +127,7 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Upst
                 }
             }
             Err(failure) => {
+                cold_path();
                 if is_stale(&failure, stream) && tries.after_stale(stream.body.can_replay()) {
                     // A session still sticks to it.
                     tried.forget_last();
@@ -188,7 +192,7 @@ async fn attempt(
     chosen: &Chosen,
     tries: &Tries<'_>,
     tried: &mut Tried,
-) -> Result<Upstream, Failure> {
+) -> Result<Box<Upstream>, Failure> {
     // Each try may go to another member of an aggregate.
     let this_try = chosen.for_try(&mut stream.worker.rng());
     let chosen = &*this_try;
@@ -204,6 +208,7 @@ async fn attempt(
     let mut checkout = match connect(stream, chosen, &endpoint).await {
         Ok(checkout) => checkout,
         Err(failure) => {
+            cold_path();
             request.lost(&failure, false);
             return Err(failure);
         }
@@ -226,12 +231,14 @@ async fn attempt(
                 chosen.cluster.fail_passively(&endpoint);
             }
             request.answered(&stream.request, &head, stream.clocks.now);
-            Ok(Upstream { checkout, head, request })
+            Ok(Box::new(Upstream { checkout, head, request }))
         }
         Err(Failure::PerTry(_)) if tries.hedged && stream.body.sent => {
+            cold_path();
             Err(Failure::Slow(Rival::of(stream, checkout, request)))
         }
         Err(failure) => {
+            cold_path();
             checkout.stream.reset(Reset::Cancel);
             request.lost(&failure, is_stale(&failure, stream));
             Err(failure)
@@ -256,6 +263,7 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
     let checkout = {
         let mut checkout = std::pin::pin!(async {
             if ends_tunnel {
+                cold_path();
                 // Boxed, because few requests need it.
                 let made = Box::pin(pools.connect_raw(cluster, endpoint, &options)).await?;
                 return Ok(made.into_checkout(cluster));
@@ -272,6 +280,7 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
     };
     stream.clocks.connected = true;
     if !checkout.reused {
+        cold_path();
         stream.clocks.touch();
         stream.clocks.settle();
     }
@@ -285,6 +294,7 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
     upstream.connection_id = connection.id;
     upstream.tls.clone_from(&connection.tls);
     if !checkout.reused {
+        cold_path();
         stream.info.timing.upstream_connect_complete = Some(stream.since_start(stream.clocks.now));
     }
     Ok(checkout)
@@ -309,6 +319,7 @@ fn host_only(authority: &str) -> &str {
 async fn response_head(stream: &mut Stream<'_>, up: &mut ClientStream, reused: bool) -> Result<ResponseHead, Failure> {
     poll_fn(|cx| {
         if let Err(fault) = pump_up(stream, up, cx) {
+            cold_path();
             return Poll::Ready(Err(Failure::Final(fault)));
         }
         loop {
@@ -428,25 +439,26 @@ impl Upstream {
     }
 
     /// The exchange is over: the connection may serve again.
-    pub(crate) fn finish(self) {
-        self.request.finish();
-        self.checkout.finish();
+    pub(crate) fn finish(self: Box<Self>) {
+        let this = *self;
+        this.request.finish();
+        this.checkout.finish();
     }
 
     /// Its answer is not the one that is wanted.
-    fn cut_for_retry(self) {
+    fn cut_for_retry(self: Box<Self>) {
         self.request.charge_retried(&self.head);
         self.cut(true);
     }
 
     /// The upstream broke off in the middle of the response.
-    pub(crate) fn broke(self) {
+    pub(crate) fn broke(self: Box<Self>) {
         self.request.observe(Outcome::Failed);
         self.cut(false);
     }
 
     /// The exchange ends here: the connection is not used again, unless it carries other streams.
-    pub(crate) fn cut(mut self, good: bool) {
+    pub(crate) fn cut(mut self: Box<Self>, good: bool) {
         self.checkout.stream.reset(Reset::Cancel);
         self.request.end(good);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dp_http::info::{Address, StickyHost};
-use dp_http::{Headers, LocalReply, Method, name};
+use dp_http::{Headers, LocalReply, Method, NameSet, name};
 use dp_routing::{Found, MatchContext, original_location, tls_location};
 use dp_snapshot::{Action as Plan, ClusterName, Direct, Forward, RouteEntry, Target, Targets};
 use dp_upstream::{Cluster, Criteria, Place, Priority};
@@ -41,7 +41,6 @@ pub(crate) struct Chosen {
 /// Finds the route of a request, and among weighted clusters the one it goes to. Called again when a filter changed
 /// what routes look at.
 pub(crate) fn find(stream: &mut Stream<'_>) {
-    let hcm = Arc::clone(&stream.hcm);
     let https = stream.request.headers.get(&name::X_FORWARDED_PROTO) == Some(b"https");
     let context = MatchContext {
         random: stream.random,
@@ -51,18 +50,19 @@ pub(crate) fn find(stream: &mut Stream<'_>) {
     };
     stream.target = None;
     stream.needs_tls = false;
-    stream.route = match hcm.routes.find(&stream.request, &context) {
+    stream.route = None;
+    let route = match stream.hcm.routes.find(&stream.request, &context) {
         Found::Route(host, entry) => {
             stream.info.virtual_host = Some(Arc::clone(&host.name));
-            Some(Arc::clone(&entry.payload))
+            &entry.payload
         }
         Found::TlsRequired(_) => {
             stream.needs_tls = true;
-            None
+            return;
         }
-        Found::NoVirtualHost | Found::NoRoute(_) => None,
+        Found::NoVirtualHost | Found::NoRoute(_) => return,
     };
-    let Some(route) = stream.route.clone() else { return };
+    stream.route = Some(Arc::clone(route));
     stream.info.route = Some(Arc::clone(&route.name)).filter(|name| !name.is_empty());
     stream.info.route_metadata.clone_from(&route.metadata);
     if let Plan::Forward(forward) = &route.action {
@@ -95,7 +95,7 @@ fn choose(stream: &Stream<'_>, forward: &Forward) -> Option<usize> {
 
 /// What to do, after the filters had their say.
 pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
-    let (stats, shard) = (Arc::clone(&stream.hcm.stats), stream.worker.shard);
+    let (stats, shard) = (&stream.hcm.stats, stream.worker.shard);
     stats.rq_total().inc(shard);
     if stream.needs_tls {
         return Ok(Action::Reply(redirect(301, &tls_location(&stream.request))));
@@ -171,7 +171,9 @@ fn resolve(stream: &mut Stream<'_>, route: &Arc<RouteEntry>, forward: &Forward) 
         stream.info.upstream.cluster = None;
         return Err(not_found());
     };
-    stream.info.upstream.cluster = Some(Arc::clone(cluster.name()));
+    if stream.info.upstream.cluster.as_deref() != Some(&**cluster.name()) {
+        stream.info.upstream.cluster = Some(Arc::clone(cluster.name()));
+    }
     stream.info.cluster_metadata.clone_from(&cluster.shown_metadata);
     let mut hash = None;
     if !forward.hash.is_empty() {
@@ -193,6 +195,10 @@ pub(crate) fn named<'n>(cluster: &'n ClusterName, headers: &'n Headers) -> Optio
         ClusterName::Header(field) => headers.text(field),
     }
 }
+
+/// What asks for a timeout; for us only.
+static TIMEOUTS: NameSet =
+    NameSet::of(&[&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE, &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS]);
 
 /// Starts the clocks of the route (Envoy `RouteAction.timeout`, `idle_timeout`, `max_stream_duration`).
 pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
@@ -216,8 +222,7 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
     }
     let headers = &mut stream.request.headers;
     stream.clocks.timeout_is_204 = headers.contains(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
-    headers.remove(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
-    headers.remove(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+    headers.remove_all(TIMEOUTS);
     if let Some(idle) = config.idle_timeout {
         stream.clocks.idle = Some(idle).filter(|idle| !idle.is_zero());
     }

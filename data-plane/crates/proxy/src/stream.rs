@@ -3,6 +3,7 @@
 //! Only this file, `connection.rs`, `http_connection.rs` and `tcp.rs` put steps in order; every step is a leaf in a
 //! file of its own that returns a value. `docs/life-of-a-request.md` tells the same story in words.
 
+use std::hint::cold_path;
 use std::sync::Arc;
 
 use dp_filters::{Chain, Run};
@@ -29,7 +30,7 @@ use crate::{filter, finish, normalize, relay, reply, retry, route};
 pub(crate) struct Stream<'c> {
     pub(crate) worker: &'c Worker,
     pub(crate) conn: &'c Connection,
-    pub(crate) hcm: Arc<Hcm>,
+    pub(crate) hcm: &'c Hcm,
     /// The one snapshot this request sees, until its clusters are known.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) route: Option<Arc<RouteEntry>>,
@@ -55,7 +56,7 @@ pub(crate) struct Stream<'c> {
     pub(crate) set_cookies: Vec<String>,
     /// What was sent down so far.
     pub(crate) reply: Down,
-    pub(crate) finish: Finish,
+    pub(crate) finish: Finish<'c>,
     /// Decides sampling and weights; one number a stream.
     pub(crate) random: u64,
 }
@@ -63,6 +64,7 @@ pub(crate) struct Stream<'c> {
 /// Serves one request; afterwards the codec knows whether its connection can serve another.
 pub(crate) async fn serve(stream: &mut Stream<'_>) {
     if let Err(fault) = proxy(stream).await {
+        cold_path();
         reply::fault(stream, fault).await;
     }
     finish::log(stream);
@@ -84,6 +86,19 @@ async fn proxy(stream: &mut Stream<'_>) -> Result<(), Fault> {
     }
 }
 
+/// The filters of the route and its weighted cluster, or those of the listener while there is no route.
+pub(crate) fn chain<'f>(hcm: &'f Hcm, route: Option<&'f RouteEntry>, chosen: Option<usize>) -> &'f Chain {
+    let Some(route) = route else { return &hcm.filters };
+    target(route, chosen).map_or(&route.filters, |target| &target.filters)
+}
+
+/// The weighted cluster of a route that was picked.
+fn target(route: &RouteEntry, chosen: Option<usize>) -> Option<&Target> {
+    let Action::Forward(forward) = &route.action else { return None };
+    let Targets::Weighted { targets, .. } = &forward.targets else { return None };
+    targets.get(chosen?)
+}
+
 // === impl Stream ===
 
 impl Stream<'_> {
@@ -92,17 +107,14 @@ impl Stream<'_> {
         self.snapshot = None;
     }
 
-    /// The filters of the route and its weighted cluster, or those of the listener while there is no route.
+    /// As [`chain`], for those who need no other part of the stream meanwhile.
     pub(crate) fn chain(&self) -> &Chain {
-        let Some(route) = &self.route else { return &self.hcm.filters };
-        self.weighted_target().map_or(&route.filters, |target| &target.filters)
+        chain(self.hcm, self.route.as_deref(), self.target)
     }
 
     /// The weighted cluster that was picked, with what it changes of its route.
     pub(crate) fn weighted_target(&self) -> Option<&Target> {
-        let Action::Forward(forward) = &self.route.as_ref()?.action else { return None };
-        let Targets::Weighted { targets, .. } = &forward.targets else { return None };
-        targets.get(self.target?)
+        target(self.route.as_deref()?, self.target)
     }
 
     /// Whether the route sends the request on, rather than answering it.
@@ -120,6 +132,7 @@ impl Stream<'_> {
     }
 
     /// Time since the request began, for the timings in the access log.
+    #[inline(never)]
     pub(crate) fn since_start(&self, now: Instant) -> std::time::Duration {
         now.saturating_duration_since(self.clocks.began)
     }

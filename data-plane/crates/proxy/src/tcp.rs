@@ -104,14 +104,14 @@ async fn copy(
             }
         });
         tokio::pin!(copying);
-        let mut phase = conn.chain.drain.watch();
+        let mut cut = conn.chain.drain.reached(Phase::Now);
         let limit = deadline(start, longest(proxy));
         let mut ticks = config.log.interval.map(ticks);
         loop {
             tokio::select! {
                 biased;
                 relayed = &mut copying => break Over::Ended(relayed.end),
-                _ = phase.wait_for(|phase| *phase == Phase::Now) => break Over::Drained,
+                () = &mut cut => break Over::Drained,
                 () = until(limit) => break Over::TooLong,
                 () = up.connection.endpoint_failed() => break Over::Unhealthy,
                 () = tick(&mut ticks) => {

@@ -18,9 +18,13 @@ pub(crate) struct LazyTimer {
 
 impl LazyTimer {
     /// Ready when `deadline` passed. Must be polled by the one task that owns the timer; `None` never passes.
+    #[inline(never)]
     pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         let Some(deadline) = deadline else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let sleep = match &mut self.sleep {
+            Some(sleep) => sleep,
+            None => arm(&mut self.sleep, deadline),
+        };
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
@@ -44,6 +48,11 @@ impl LazyTimer {
         })
         .await
     }
+}
+
+#[cold]
+fn arm(sleep: &mut Option<Pin<Box<Sleep>>>, deadline: Instant) -> &mut Pin<Box<Sleep>> {
+    sleep.insert(Box::pin(sleep_until(deadline)))
 }
 
 /// The earlier of two deadlines, where `None` is never.

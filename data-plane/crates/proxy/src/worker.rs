@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dp_snapshot::Snapshot;
 use dp_upstream::Pools;
-use stdx::drain::Drain;
+use stdx::drain::{Drain, Phase};
 use stdx::live::Reader;
 use tokio::sync::watch;
 
@@ -55,7 +55,7 @@ pub fn run(setup: WorkerSetup) -> std::io::Result<()> {
 }
 
 async fn serve(setup: WorkerSetup) {
-    let mut phase = setup.drain.watch();
+    let ended = setup.drain.reached(Phase::Now);
     let worker = Rc::new(Worker {
         shard: setup.shard,
         snapshots: RefCell::new(setup.snapshots),
@@ -68,8 +68,7 @@ async fn serve(setup: WorkerSetup) {
     tokio::task::spawn_local(worker.pools.clone().maintain());
     tokio::task::spawn_local(flush_logs());
     let following = tokio::task::spawn_local(listener::follow(Rc::clone(&worker), setup.published));
-    // Fails only when the sender is gone, which also means that the process ends.
-    let _ = phase.wait_for(|phase| *phase == stdx::drain::Phase::Now).await;
+    ended.await;
     following.abort();
     dp_observe::access_log::writer::flush();
 }
@@ -90,11 +89,6 @@ impl Worker {
     /// The snapshot of this moment: one atomic load while nothing changed.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.snapshots.borrow_mut().get())
-    }
-
-    /// Whether a snapshot is still the newest: one atomic load.
-    pub(crate) fn is_newest(&self, snapshot: &Arc<Snapshot>) -> bool {
-        Arc::ptr_eq(self.snapshots.borrow_mut().get(), snapshot)
     }
 
     /// The number of this worker, from 0.

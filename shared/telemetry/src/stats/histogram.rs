@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use stdx::shard::Block;
+use stdx::shard::Shards;
 
 /// The bounds Envoy shows to Prometheus by default, in the unit of the recorded values (mostly milliseconds).
 pub const ENVOY_BOUNDS: [f64; 19] = [
@@ -32,7 +32,7 @@ pub const PERCENTILES: [f64; 10] = [0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.
 #[derive(Debug)]
 pub struct Histogram {
     shards: usize,
-    rows: OnceLock<Box<[OnceLock<Block<ROW>>]>>,
+    rows: OnceLock<Shards>,
 }
 
 /// What a histogram held at one moment.
@@ -54,25 +54,7 @@ const CODES: [u16; 64] = [
 #[derive(Debug)]
 pub struct Codes {
     shards: usize,
-    rows: OnceLock<Box<[OnceLock<Block<64>>]>>,
-}
-
-fn row<const N: usize>(rows: &OnceLock<Box<[OnceLock<Block<N>>]>>, shards: usize, shard: usize) -> &Block<N> {
-    let rows = rows.get_or_init(|| (0..shards).map(|_| OnceLock::new()).collect());
-    rows[if shard < rows.len() { shard } else { 0 }].get_or_init(|| Block::new(1))
-}
-
-fn sum<const N: usize>(rows: &OnceLock<Box<[OnceLock<Block<N>>]>>, index: usize) -> u64 {
-    let rows = rows.get().map_or(&[][..], |rows| rows);
-    rows.iter().filter_map(OnceLock::get).fold(0, |sum, block| sum.wrapping_add(block.sum(index)))
-}
-
-fn clear<const N: usize>(rows: &OnceLock<Box<[OnceLock<Block<N>>]>>) {
-    for block in rows.get().into_iter().flatten().filter_map(OnceLock::get) {
-        for index in 0..N {
-            block.sub(0, index, block.sum(index));
-        }
-    }
+    rows: OnceLock<Shards>,
 }
 
 // === impl Histogram ===
@@ -84,9 +66,9 @@ impl Histogram {
 
     /// Records `value` on behalf of `shard`.
     pub fn record(&self, shard: usize, value: u64) {
-        let row = row(&self.rows, self.shards, shard);
-        row.add(0, BOUNDS.partition_point(|bound| *bound < value), 1);
-        row.add(0, BUCKETS, value);
+        let rows = self.rows.get_or_init(|| Shards::new(self.shards, ROW));
+        rows.add(shard, BOUNDS.partition_point(|bound| *bound < value), 1);
+        rows.add(shard, BUCKETS, value);
     }
 
     /// Records a time in whole milliseconds, as Envoy does.
@@ -96,13 +78,16 @@ impl Histogram {
 
     /// What was recorded so far; `None` when nothing was.
     pub fn snapshot(&self) -> Option<Snapshot> {
-        let counts: [u64; BUCKETS] = std::array::from_fn(|index| sum(&self.rows, index));
+        let rows = self.rows.get()?;
+        let counts: [u64; BUCKETS] = std::array::from_fn(|index| rows.sum(index));
         let count = counts.iter().sum();
-        (count > 0).then(|| Snapshot { counts, count, sum: sum(&self.rows, BUCKETS) })
+        (count > 0).then(|| Snapshot { counts, count, sum: rows.sum(BUCKETS) })
     }
 
     pub fn reset(&self) {
-        clear(&self.rows);
+        if let Some(rows) = self.rows.get() {
+            (0..ROW).for_each(|index| rows.clear(index));
+        }
     }
 }
 
@@ -146,21 +131,21 @@ impl Codes {
     /// Counts one response with this status; a status that no registry of codes knows is left to its class counter.
     pub fn inc(&self, shard: usize, status: u16) {
         if let Ok(index) = CODES.binary_search(&status) {
-            row(&self.rows, self.shards, shard).add(0, index, 1);
+            self.rows.get_or_init(|| Shards::new(self.shards, CODES.len())).add(shard, index, 1);
         }
     }
 
     /// The codes seen, in order.
     pub fn counts(&self) -> Vec<(u16, u64)> {
-        if self.rows.get().is_none() {
-            return Vec::new();
-        }
-        let counts = CODES.iter().enumerate().map(|(index, code)| (*code, sum(&self.rows, index)));
+        let Some(rows) = self.rows.get() else { return Vec::new() };
+        let counts = CODES.iter().enumerate().map(|(index, code)| (*code, rows.sum(index)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
     pub fn reset(&self) {
-        clear(&self.rows);
+        if let Some(rows) = self.rows.get() {
+            (0..CODES.len()).for_each(|index| rows.clear(index));
+        }
     }
 }
 

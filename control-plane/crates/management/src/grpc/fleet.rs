@@ -21,7 +21,8 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
-        Ok(Response::new(pb::ListNodesResponse { nodes: self.core.list(&request.get_ref().group) }))
+        let nodes = self.core.list(&request.get_ref().group).map_err(|f| f.status())?;
+        Ok(Response::new(pb::ListNodesResponse { nodes }))
     }
 
     async fn get_node(&self, request: Request<pb::GetNodeRequest>) -> Result<Response<pb::GetNodeResponse>, Status> {
@@ -95,7 +96,14 @@ pub(crate) async fn follow(
     let mut known: BTreeMap<String, pb::Node> = BTreeMap::new();
     loop {
         changes.borrow_and_update();
-        for node in core.list(group) {
+        let nodes = match core.list(group) {
+            Ok(nodes) => nodes,
+            Err(failure) => {
+                let _ = sender.send(Err(failure.status())).await;
+                return;
+            }
+        };
+        for node in nodes {
             let bare = without_age(&node);
             if known.get(&node.id) == Some(&bare) {
                 continue;

@@ -131,6 +131,7 @@ pub(crate) fn is_name(name: &[u8]) -> bool {
 }
 
 /// No control character but tab. Written as a fold, which the compiler makes wide instructions of.
+#[inline(never)]
 pub(crate) fn is_value(value: &[u8]) -> bool {
     value.iter().fold(true, |all, &byte| all & (((byte >= b' ') & (byte != 0x7f)) | (byte == b'\t')))
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use dp_http::{HeaderName, Headers, RequestHead, ResponseHead, name};
+use dp_http::{HeaderName, Headers, NameSet, RequestHead, ResponseHead, name};
 use shared_config::matcher::HeaderMatcher;
 use shared_config::route::{ResetFormat, RetryOn, RetryPolicy};
 
@@ -60,7 +60,7 @@ pub(crate) struct Tries<'p> {
 }
 
 /// What is for us only (Envoy removes it from what the upstream gets).
-static CONSUMED: &[&HeaderName] = &[
+static CONSUMED: NameSet = NameSet::of(&[
     &name::X_ENVOY_RETRY_ON,
     &name::X_ENVOY_RETRY_GRPC_ON,
     &name::X_ENVOY_MAX_RETRIES,
@@ -68,7 +68,7 @@ static CONSUMED: &[&HeaderName] = &[
     &name::X_ENVOY_RETRIABLE_HEADER_NAMES,
     &name::X_ENVOY_RETRIABLE_STATUS_CODES,
     &name::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
-];
+]);
 
 impl<'p> Tries<'p> {
     /// What the policy and the request's `x-envoy-*` headers ask for, which are taken out of it. Those of strangers
@@ -93,7 +93,9 @@ impl<'p> Tries<'p> {
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
             hedged,
         };
-        tries.read_headers(request);
+        if request.headers.contains_any(CONSUMED) {
+            tries.read_headers(request);
+        }
         let asked_for = policy.is_none_or(|policy| {
             let wanted = &policy.request_headers;
             wanted.is_empty() || wanted.iter().any(|m| matches(m, &request.headers))
@@ -101,9 +103,7 @@ impl<'p> Tries<'p> {
         if !asked_for {
             tries.criteria.on = RetryOn::default();
         }
-        for field in CONSUMED {
-            request.headers.remove(*field);
-        }
+        request.headers.remove_all(CONSUMED);
         let useful = |per_try: &Duration| !per_try.is_zero() && timeout.is_none_or(|timeout| *per_try < timeout);
         tries.per_try = tries.per_try.filter(useful);
         tries

@@ -51,14 +51,14 @@ impl Hedges {
 
     /// Resets all that still run.
     pub(super) fn cancel(&mut self) {
-        for rival in self.0.take().into_iter().flat_map(|race| race.rivals) {
-            rival.lose();
+        if let Some(race) = self.0.take() {
+            race.rivals.into_iter().for_each(Rival::lose);
         }
     }
 }
 
 /// The try that overtook all others.
-pub(super) fn winner(stream: &mut Stream<'_>) -> Option<Upstream> {
+pub(super) fn winner(stream: &mut Stream<'_>) -> Option<Box<Upstream>> {
     let (rival, head) = stream.hedges.0.as_mut()?.winner.take()?;
     stream.hedges.cancel();
     stream.clocks.touch();
@@ -66,7 +66,7 @@ pub(super) fn winner(stream: &mut Stream<'_>) -> Option<Upstream> {
     let attempts = stream.info.upstream.attempts;
     stream.info.upstream = UpstreamInfo { attempts, ..rival.info };
     stream.info.timing.upstream_first_received = Some(stream.since_start(stream.clocks.now));
-    Some(Upstream { checkout: rival.checkout, head, request: rival.request })
+    Some(Box::new(Upstream { checkout: rival.checkout, head, request: rival.request }))
 }
 
 /// Waits for the tries that still run, because no other will be made. `otherwise`: what is wrong if there are none.
