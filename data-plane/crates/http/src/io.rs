@@ -8,12 +8,17 @@ use tokio::net::TcpStream;
 /// What bytes flow through: TCP, TLS, a unix socket, or memory in a test. Stays on one worker, so it is not `Send`.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// The socket, when it is that and nothing else: whether it can be read is known without a buffer to read into.
-    fn as_tcp(&self) -> Option<&TcpStream>;
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        self.as_any().downcast_ref()
+    }
+
+    /// For those who know what it may be.
+    fn as_any(&self) -> &dyn Any;
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Transport for T {
-    fn as_tcp(&self) -> Option<&TcpStream> {
-        (self as &dyn Any).downcast_ref()
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 

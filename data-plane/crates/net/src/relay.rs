@@ -1,7 +1,8 @@
 //! Copying bytes between two streams, both ways, until both ended.
 //!
-//! Buffers grow while a direction keeps filling them, and are given back while it waits. A direction reads on only when
-//! what it read was written. Never looks at the bytes.
+//! Buffers grow while a direction keeps filling them, and are given back while it waits; a direction between two TCP
+//! sockets that keeps filling the largest goes on without a copy (`splice.rs`). A direction reads on only when what it
+//! read was written. Never looks at the bytes.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -10,10 +11,17 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use dp_http::io::Transport;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::buffer::{Buffer, SIZES};
+use crate::stream::Resettable;
+
+mod splice;
+
+use splice::Pipe;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,18 +63,17 @@ const TURN: usize = 1 << 20;
 /// Reads in a row that use less than a quarter of the buffer before a smaller one is taken.
 const SMALL_READS: u8 = 4;
 
+/// Reads in a row that fill the largest buffer, or nearly, before a direction goes without buffers.
+const BULK_READS: u8 = 4;
+
 /// Copies until both sides ended, one failed, or nothing moved for `idle`. The end of one side is passed on as a
 /// half-close. `moved` hears of bytes once they are written. The streams are left open: dropping them closes them.
-pub async fn relay<A, B>(
-    a: &mut A,
-    b: &mut B,
+pub async fn relay(
+    a: &mut dyn Transport,
+    b: &mut dyn Transport,
     idle: Option<Duration>,
     mut moved: impl FnMut(Direction, usize),
-) -> Relayed
-where
-    A: AsyncRead + AsyncWrite + Unpin + ?Sized,
-    B: AsyncRead + AsyncWrite + Unpin + ?Sized,
-{
+) -> Relayed {
     let (mut forward, mut backward) = (Pump::new(), Pump::new());
     // Without an idle time the clock is never read.
     let last = Cell::new(idle.map(|_| Instant::now()));
@@ -118,9 +125,23 @@ struct Pump {
     /// The size of the next buffer, as an index into the sizes.
     size: usize,
     small_reads: u8,
+    bulk: Bulk,
+    bulk_reads: u8,
+    /// Held only with bytes in it.
+    pipe: Option<Pipe>,
     written: u64,
     flush: bool,
     state: State,
+}
+
+/// Whether a direction goes without a copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bulk {
+    /// Not yet, or not any more.
+    No,
+    Yes,
+    /// One side is no TCP socket, or there was no pipe.
+    Never,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,23 +173,32 @@ impl Broken {
 
 impl Pump {
     fn new() -> Self {
-        Self { buffer: None, start: 0, end: 0, size: 0, small_reads: 0, written: 0, flush: false, state: State::Open }
+        Self {
+            buffer: None,
+            start: 0,
+            end: 0,
+            size: 0,
+            small_reads: 0,
+            bulk: Bulk::No,
+            bulk_reads: 0,
+            pipe: None,
+            written: 0,
+            flush: false,
+            state: State::Open,
+        }
     }
 
-    fn poll<R, W>(
+    fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut R,
-        to: &mut W,
+        from: &mut dyn Transport,
+        to: &mut dyn Transport,
         moved: &mut impl FnMut(usize),
-    ) -> Poll<Result<(), Broken>>
-    where
-        R: AsyncRead + Unpin + ?Sized,
-        W: AsyncWrite + Unpin + ?Sized,
-    {
+    ) -> Poll<Result<(), Broken>> {
         let mut turn = 0;
         loop {
             ready!(self.poll_write(cx, to, moved)).map_err(Broken::Writing)?;
+            ready!(self.poll_drain(cx, to, moved)).map_err(Broken::Writing)?;
             match self.state {
                 State::Open => {}
                 State::Ended => {
@@ -183,7 +213,11 @@ impl Pump {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match self.poll_read(cx, from) {
+            let read = match self.bulk {
+                Bulk::Yes => self.poll_fill(cx, from, to),
+                Bulk::No | Bulk::Never => self.poll_read(cx, from),
+            };
+            match read {
                 Poll::Ready(read) => turn += read.map_err(Broken::Reading)?,
                 Poll::Pending => {
                     if self.flush {
@@ -197,10 +231,12 @@ impl Pump {
     }
 
     /// Writes what the buffer holds and gives the buffer back.
-    fn poll_write<W>(&mut self, cx: &mut Context<'_>, to: &mut W, moved: &mut impl FnMut(usize)) -> Poll<io::Result<()>>
-    where
-        W: AsyncWrite + Unpin + ?Sized,
-    {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut dyn Transport,
+        moved: &mut impl FnMut(usize),
+    ) -> Poll<io::Result<()>> {
         let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
         while self.start < self.end {
             let n = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[self.start..self.end]))?;
@@ -216,11 +252,7 @@ impl Pump {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read<R: AsyncRead + Unpin + ?Sized>(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut R,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, from: &mut dyn Transport) -> Poll<io::Result<usize>> {
         let mut buffer = Buffer::take(self.size);
         let mut space = ReadBuf::new(&mut buffer);
         ready!(Pin::new(from).poll_read(cx, &mut space))?;
@@ -235,8 +267,56 @@ impl Pump {
         Poll::Ready(Ok(n))
     }
 
+    /// Moves what the pipe holds and gives the pipe back.
+    fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &dyn Transport,
+        moved: &mut impl FnMut(usize),
+    ) -> Poll<io::Result<()>> {
+        let (Some(pipe), Some(to)) = (&mut self.pipe, socket(to)) else { return Poll::Ready(Ok(())) };
+        while !pipe.is_empty() {
+            let n = ready!(pipe.poll_drain(cx, to))?;
+            self.written += n as u64;
+            moved(n);
+        }
+        self.pipe.take().into_iter().for_each(Pipe::give_back);
+        Poll::Ready(Ok(()))
+    }
+
+    /// As [`Self::poll_read`], into a pipe if there can be one.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut dyn Transport,
+        to: &dyn Transport,
+    ) -> Poll<io::Result<usize>> {
+        let (Some(tcp), Some(_), Ok(mut pipe)) = (socket(from), socket(to), Pipe::take()) else {
+            self.bulk = Bulk::Never;
+            return self.poll_read(cx, from);
+        };
+        let filled = pipe.poll_fill(cx, tcp);
+        match &filled {
+            Poll::Ready(Ok(n)) if *n > 0 => {
+                self.adapt(*n);
+                self.pipe = Some(pipe);
+                return filled;
+            }
+            Poll::Ready(Ok(_)) => self.state = State::Ended,
+            _ => {}
+        }
+        pipe.give_back();
+        filled
+    }
+
+    /// Chooses the next buffer, or none, by what the last read brought.
     fn adapt(&mut self, read: usize) {
         let size = SIZES[self.size];
+        let is_bulk = self.size == SIZES.len() - 1 && read >= size / 2;
+        self.bulk_reads = if is_bulk { self.bulk_reads.saturating_add(1) } else { 0 };
+        if self.bulk == Bulk::No && self.bulk_reads >= BULK_READS {
+            self.bulk = Bulk::Yes;
+        }
         if read == size {
             self.size = (self.size + 1).min(SIZES.len() - 1);
             self.small_reads = 0;
@@ -245,11 +325,19 @@ impl Pump {
             if self.small_reads == SMALL_READS {
                 self.size -= 1;
                 self.small_reads = 0;
+                if self.bulk == Bulk::Yes {
+                    self.bulk = Bulk::No;
+                }
             }
         } else {
             self.small_reads = 0;
         }
     }
+}
+
+/// The TCP socket that a stream is, with nothing around it that looks at the bytes.
+fn socket(io: &dyn Transport) -> Option<&TcpStream> {
+    io.as_tcp().or_else(|| io.as_any().downcast_ref::<Resettable>()?.tcp())
 }
 
 #[cfg(test)]

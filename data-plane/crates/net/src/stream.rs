@@ -111,6 +111,14 @@ pub struct Reset(Rc<Cell<bool>>);
 // === impl Resettable ===
 
 impl Resettable {
+    /// The socket, when it is one of TCP.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Unix(_) => None,
+        }
+    }
+
     pub fn new(stream: Stream) -> (Self, Reset) {
         let reset = Reset::default();
         (Self { stream, reset: reset.clone() }, reset)

@@ -2,8 +2,6 @@
 //!
 //! The walk itself is in `dp-filters`; body chunks are shown to filters in `relay.rs`.
 
-use std::hint::cold_path;
-
 use bytes::{Bytes, BytesMut};
 use dp_filters::{Cx, Step, Verdict, Wait};
 use dp_http::Frame;
@@ -21,24 +19,29 @@ pub(crate) async fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
         // The memory of the filters was made for those of the listener; a route may switch others on.
         stream.filters.rebase(chain(stream.hcm, stream.route.as_deref(), stream.target));
     }
-    let mut step = walk(stream, None);
+    match walk(stream, None) {
+        Step::Done => Ok(()),
+        // Boxed, so that a request that passes at once does not pay for it.
+        step => Box::pin(request_rest(stream, step)).await,
+    }
+}
+
+/// What is left of the walk from a filter on that did not let the head pass at once.
+async fn request_rest(stream: &mut Stream<'_>, mut step: Step) -> Result<(), Fault> {
     loop {
         step = match step {
             Step::Done => return Ok(()),
             Step::Reply(reply) => return Err(Fault::Reply(reply)),
             Step::Reroute => {
-                cold_path();
                 route::find(stream);
                 stream.filters.rebase(chain(stream.hcm, stream.route.as_deref(), stream.target));
                 walk(stream, None)
             }
             Step::Wait(wait) => {
-                cold_path();
                 let verdict = wait_for(stream, wait).await?;
                 walk(stream, Some(verdict))
             }
             Step::Hold(limit) => {
-                cold_path();
                 let mut body = hold_request(stream, limit).await?;
                 let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
                 let mut cx = Cx::request(&mut stream.info, stream.clocks.began.into_std());
@@ -91,17 +94,22 @@ async fn hold_request(stream: &mut Stream<'_>, limit: usize) -> Result<Bytes, Fa
 
 /// The response head passes back through the filters that the request passed. Returns the body if one was held.
 pub(crate) async fn response(stream: &mut Stream<'_>, upstream: &mut Upstream) -> Result<Option<Bytes>, Fault> {
+    let end = upstream.is_complete();
+    let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+    let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
+    match stream.filters.response(chain, &mut cx, &mut upstream.head, end) {
+        Step::Done | Step::Reroute => Ok(None),
+        step => Box::pin(response_rest(stream, upstream, step)).await,
+    }
+}
+
+/// What is left of the walk back from a filter on that did not let the head pass at once.
+async fn response_rest(
+    stream: &mut Stream<'_>,
+    upstream: &mut Upstream,
+    mut step: Step,
+) -> Result<Option<Bytes>, Fault> {
     let mut held: Option<Bytes> = None;
-    let mut step = {
-        let end = upstream.is_complete();
-        let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-        stream.filters.response(
-            chain(stream.hcm, stream.route.as_deref(), stream.target),
-            &mut cx,
-            &mut upstream.head,
-            end,
-        )
-    };
     loop {
         step = match step {
             Step::Done | Step::Reroute => return Ok(held),
@@ -110,7 +118,6 @@ pub(crate) async fn response(stream: &mut Stream<'_>, upstream: &mut Upstream) -
                 return Err(Fault::Replace(reply));
             }
             Step::Wait(wait) => {
-                cold_path();
                 let verdict = wait_for(stream, wait).await?;
                 let end = upstream.is_complete();
                 let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
@@ -118,7 +125,6 @@ pub(crate) async fn response(stream: &mut Stream<'_>, upstream: &mut Upstream) -
                 stream.filters.resume_response(chain, &mut cx, verdict, &mut upstream.head, end)
             }
             Step::Hold(limit) => {
-                cold_path();
                 let mut body = match held.take() {
                     Some(body) if body.len() <= limit => body,
                     Some(_) => return Err(Fault::ResponseTooLarge),

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use dp_http::flags::Flags;
 use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
 use dp_http::{RequestHead, ResponseHead, name};
-use dp_upstream::{Checkout, CheckoutOptions, ConnectError, Endpoint, Guard, Outcome, Proxied, Resource};
+use dp_upstream::{Asked, Checkout, CheckoutOptions, ConnectError, Endpoint, Guard, Outcome, Proxied, Resource};
 use shared_config::cluster::HttpOptions;
 use shared_config::route::RetryPolicy;
 use stdx::backoff::Backoff;
@@ -112,7 +112,7 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<
                         return Ok(upstream);
                     }
                     upstream.cut_for_retry();
-                    return Err(hedge::outlast(stream, Fault::UpstreamReset).await);
+                    return Err(Box::pin(hedge::outlast(stream, Fault::UpstreamReset)).await);
                 }
                 cold_path();
                 asked = policy.and_then(|p| decide::asked_delay(p, &upstream.head.headers, unix_now()));
@@ -123,7 +123,7 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<
                 stream.hedges.add(*rival, &tries.criteria);
                 stream.timed_out = true;
                 if !again(stream, chosen, tries.after_slow(), &mut retrying) {
-                    return Err(hedge::outlast(stream, Fault::PerTryTimeout).await);
+                    return Err(Box::pin(hedge::outlast(stream, Fault::PerTryTimeout)).await);
                 }
             }
             Err(failure) => {
@@ -138,7 +138,7 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<
                 let verdict = lost.map_or(Verdict::Keep, |lost| tries.after_loss(lost));
                 if !again(stream, chosen, verdict, &mut retrying) {
                     return match lost {
-                        Some(_) => Err(hedge::outlast(stream, failure.fault()).await),
+                        Some(_) => Err(Box::pin(hedge::outlast(stream, failure.fault())).await),
                         None => Err(failure.fault()),
                     };
                 }
@@ -150,7 +150,7 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<
             None => stats.upstream_rq_retry_backoff_exponential(),
         }
         .inc(stream.worker.shard);
-        wait(stream, asked.unwrap_or_else(|| backoff.next_delay())).await?;
+        Box::pin(wait(stream, asked.unwrap_or_else(|| backoff.next_delay()))).await?;
     }
 }
 
@@ -246,7 +246,7 @@ async fn attempt(
     }
 }
 
-/// Takes a connection to the endpoint, for as long as the client waits.
+/// Takes a connection to the endpoint.
 async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoint>) -> Result<Checkout, Failure> {
     let cluster = &chosen.cluster;
     let options = CheckoutOptions {
@@ -258,25 +258,20 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
     };
     let begun = stream.clocks.now;
     stream.info.timing.upstream_connect_start = Some(stream.since_start(begun));
-    let pools = stream.worker.pools.clone();
-    let ends_tunnel = tunnel::ends_here(stream, &chosen.plan().config.upgrades);
-    let checkout = {
-        let mut checkout = std::pin::pin!(async {
-            if ends_tunnel {
+    let pools = &stream.worker.pools;
+    // Most requests find a connection; what it takes to wait for one is boxed.
+    let checkout = if tunnel::ends_here(stream, &chosen.plan().config.upgrades) {
+        cold_path();
+        let raw = async { Ok(pools.connect_raw(cluster, endpoint, &options).await?.into_checkout(cluster)) };
+        Box::pin(while_wanted(stream, raw)).await?
+    } else {
+        match pools.ask(cluster, endpoint, &options).map_err(Failure::Connect)? {
+            Asked::Free(checkout) => checkout,
+            Asked::Waits(waiting) => {
                 cold_path();
-                // Boxed, because few requests need it.
-                let made = Box::pin(pools.connect_raw(cluster, endpoint, &options)).await?;
-                return Ok(made.into_checkout(cluster));
+                Box::pin(while_wanted(stream, pools.wait(waiting, cluster, endpoint, &options))).await?
             }
-            pools.checkout(cluster, endpoint, &options).await
-        });
-        poll_fn(|cx| {
-            if let Poll::Ready(made) = checkout.as_mut().poll(cx) {
-                return Poll::Ready(made.map_err(Failure::Connect));
-            }
-            stream.poll_trouble(cx, |expired| Failure::Final(expired.fault())).map(Err)
-        })
-        .await?
+        }
     };
     stream.clocks.connected = true;
     if !checkout.reused {
@@ -298,6 +293,21 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
         stream.info.timing.upstream_connect_complete = Some(stream.since_start(stream.clocks.now));
     }
     Ok(checkout)
+}
+
+/// Connects, for as long as somebody waits for it.
+async fn while_wanted(
+    stream: &mut Stream<'_>,
+    connecting: impl Future<Output = Result<Checkout, ConnectError>>,
+) -> Result<Checkout, Failure> {
+    let mut connecting = std::pin::pin!(connecting);
+    poll_fn(|cx| {
+        if let Poll::Ready(made) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(made.map_err(Failure::Connect));
+        }
+        stream.poll_trouble(cx, |expired| Failure::Final(expired.fault())).map(Err)
+    })
+    .await
 }
 
 /// The name to ask for by TLS: of the header that is configured for it, else the host of the request.

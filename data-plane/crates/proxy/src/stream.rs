@@ -65,7 +65,7 @@ pub(crate) struct Stream<'c> {
 pub(crate) async fn serve(stream: &mut Stream<'_>) {
     if let Err(fault) = proxy(stream).await {
         cold_path();
-        reply::fault(stream, fault).await;
+        Box::pin(reply::fault(stream, fault)).await;
     }
     finish::log(stream);
 }
@@ -75,7 +75,7 @@ async fn proxy(stream: &mut Stream<'_>) -> Result<(), Fault> {
     route::find(stream);
     filter::request(stream).await?;
     match route::action(stream)? {
-        route::Action::Reply(local) => reply::local(stream, local).await,
+        route::Action::Reply(local) => Box::pin(reply::local(stream, local)).await,
         route::Action::Forward(chosen) => {
             let mut upstream = retry::send(stream, &chosen).await?;
             normalize::from_upstream(stream, &chosen, &mut upstream.head);

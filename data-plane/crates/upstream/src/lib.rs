@@ -25,5 +25,5 @@ pub use cluster::{Cluster, Site, Tls};
 pub use endpoint::{Endpoint, EndpointState, Health};
 pub use outlier::Outcome;
 pub use pick::{PickContext, PickError};
-pub use pool::{Checkout, CheckoutOptions, ConnectError, Pools, RawConnection};
+pub use pool::{Asked, Checkout, CheckoutOptions, ConnectError, Pools, RawConnection};
 pub use proxy_header::Proxied;

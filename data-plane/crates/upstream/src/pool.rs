@@ -95,6 +95,18 @@ pub struct RawConnection {
     pub connection: Rc<Connection>,
 }
 
+/// What a request finds when it asks for a connection.
+pub enum Asked {
+    Free(Checkout),
+    Waits(Waiting),
+}
+
+/// A request whose connection is not there yet.
+pub struct Waiting {
+    queue: Rc<Queue>,
+    request: Option<Request>,
+}
+
 // === impl Pools ===
 
 impl Pools {
@@ -115,18 +127,46 @@ impl Pools {
         endpoint: &Arc<Endpoint>,
         options: &CheckoutOptions,
     ) -> Result<Checkout, ConnectError> {
+        match self.ask(cluster, endpoint, options)? {
+            Asked::Free(checkout) => Ok(checkout),
+            Asked::Waits(waiting) => self.wait(waiting, cluster, endpoint, options).await,
+        }
+    }
+
+    /// The first half of [`Self::checkout`], which is all of it when a connection is free.
+    ///
+    /// # Errors
+    /// The circuit breaker for pools is open.
+    pub fn ask(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        options: &CheckoutOptions,
+    ) -> Result<Asked, ConnectError> {
         let ahead = self.ahead(cluster);
         if let Some(ahead) = &ahead {
             self.connect_ahead(ahead, cluster, options);
         }
         let request = ahead.map(|ahead| ahead.begin());
         let queue = self.queue(cluster, endpoint, options).ok_or(ConnectError::PoolOverflow)?;
-        if let Some(ready) = queue.take(cluster) {
-            if cluster.config.preconnect_ratio > 1.0 {
-                queue.grow(cluster, endpoint, options.priority);
-            }
-            return Ok(Checkout::new(ready, queue, request));
+        let Some(ready) = queue.take(cluster) else { return Ok(Asked::Waits(Waiting { queue, request })) };
+        if cluster.config.preconnect_ratio > 1.0 {
+            queue.grow(cluster, endpoint, options.priority);
         }
+        Ok(Asked::Free(Checkout::new(ready, queue, request)))
+    }
+
+    /// The second half: a connection is made, or one becomes free.
+    ///
+    /// # Errors
+    /// The circuit breaker for pending requests is open, or connecting failed.
+    pub async fn wait(
+        &self,
+        Waiting { queue, request }: Waiting,
+        cluster: &Arc<Cluster>,
+        endpoint: &Arc<Endpoint>,
+        options: &CheckoutOptions,
+    ) -> Result<Checkout, ConnectError> {
         let worker = self.0.worker;
         let pending =
             cluster.admit(Resource::Pending, options.priority, worker).ok_or(ConnectError::PendingOverflow)?;

@@ -1,6 +1,7 @@
 //! Relays over memory and loopback sockets.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::buffer;
@@ -112,4 +113,66 @@ async fn a_relay_says_which_side_broke() {
     client.write_all(b"x").await.unwrap();
     let relayed = relay(&mut near, &mut far, None, |_, _| {}).await;
     assert!(matches!(relayed.end, End::Failed(Side::Second, _)));
+}
+
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+/// Numbers, so that a piece that is lost, doubled or out of its place shows.
+fn numbers(from: u32) -> Vec<u8> {
+    (from..from + (6 << 20)).flat_map(u32::to_le_bytes).collect()
+}
+
+#[tokio::test]
+async fn bulk_between_sockets_goes_without_a_copy_and_comes_whole() {
+    let (client, mut near) = sockets().await;
+    let (far, server) = sockets().await;
+    let talk = |stream: TcpStream, first: u32| async move {
+        let (mut reader, mut writer) = stream.into_split();
+        let write = async {
+            writer.write_all(&numbers(first)).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (_, read) = tokio::join!(write, reader.read_to_end(&mut got));
+        read.unwrap();
+        got
+    };
+    let (mut resettable, _) = Resettable::new(crate::Stream::Tcp(far));
+    let mut counts = [0, 0];
+    let relayed = async {
+        relay(&mut near, &mut resettable, Some(Duration::from_secs(60)), |direction, n| {
+            counts[usize::from(direction == Direction::Backward)] += n;
+        })
+        .await
+    };
+    let (relayed, back, there) = tokio::join!(relayed, talk(client, 1), talk(server, 2));
+    assert!(matches!(relayed.end, End::Closed), "{relayed:?}");
+    assert!(back == numbers(2) && there == numbers(1));
+    assert_eq!((relayed.forward, relayed.backward, counts), (24 << 20, 24 << 20, [24 << 20, 24 << 20]));
+    assert!((1..=2).contains(&splice::kept()), "pipes were used and given back: {}", splice::kept());
+    assert_eq!(buffer::in_use(), 0);
+}
+
+#[tokio::test]
+async fn a_socket_that_is_gone_in_the_middle_of_bulk_is_the_one_that_broke() {
+    let (mut client, mut near) = sockets().await;
+    let (mut far, mut server) = sockets().await;
+    let write = async { while client.write_all(&[7; 1 << 20]).await.is_ok() {} };
+    let read = async {
+        let mut got = vec![0; 16 << 20];
+        server.read_exact(&mut got).await.unwrap();
+        server.set_zero_linger().unwrap();
+        drop(server);
+    };
+    let relayed = async {
+        let relayed = relay(&mut near, &mut far, None, |_, _| {}).await;
+        drop(near);
+        relayed
+    };
+    let (relayed, (), ()) = tokio::join!(relayed, write, read);
+    assert!(matches!(relayed.end, End::Failed(Side::Second, _)), "{relayed:?}");
 }
