@@ -35,10 +35,15 @@ pub struct HeadError {
 }
 
 impl HeadError {
+    // Never inline: by the call the compiler knows that the way to it is rare, and puts it out of the way.
+    #[cold]
+    #[inline(never)]
     pub(crate) const fn new(status: u16, details: &'static str) -> Self {
         Self { status, details }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) const fn bad(details: &'static str) -> Self {
         Self::new(400, details)
     }

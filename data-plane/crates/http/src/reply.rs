@@ -24,6 +24,8 @@ pub struct LocalReply {
 }
 
 impl LocalReply {
+    #[cold]
+    #[inline(never)]
     pub fn new(status: u16, details: impl Into<Cow<'static, str>>) -> Self {
         Self { status, details: details.into(), ..Self::default() }
     }

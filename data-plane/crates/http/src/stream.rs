@@ -320,14 +320,21 @@ impl ClientStream {
 impl StreamError {
     pub const CLOSED: Self = Self::new(StreamErrorKind::Closed);
 
+    // As `HeadError::new`: the call marks the way to it as rare.
+    #[cold]
+    #[inline(never)]
     pub(crate) const fn new(kind: StreamErrorKind) -> Self {
         Self { kind, retry_safe: false }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) const fn protocol(details: &'static str) -> Self {
         Self::new(StreamErrorKind::Protocol(details))
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => Self::CLOSED,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dp_upstream::{Cluster, Endpoint, PickContext, PickError};
 use shared_config::route::{Avoid, RetryPolicy};
+use smallvec::SmallVec;
 
 use super::Failure;
 use crate::destination;
@@ -14,11 +15,11 @@ use crate::stream::Stream;
 /// What was tried before.
 #[derive(Debug, Default)]
 pub(super) struct Tried {
-    endpoints: Vec<u64>,
+    endpoints: SmallVec<[u64; 2]>,
     /// One for each try since all priorities were tried.
-    priorities: Vec<u32>,
+    priorities: SmallVec<[u32; 4]>,
     /// Priorities that take nothing for now.
-    without: Vec<u32>,
+    without: SmallVec<[u32; 4]>,
 }
 
 impl Tried {
