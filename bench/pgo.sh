@@ -14,18 +14,18 @@ merge=$(echo "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata)
 rm -rf "$work"
 mkdir -p "$work/counts"
 
-build() { # what rustc is given for the crates of this workspace
-    printf '#!/bin/sh\nexec "$@" %s\n' "$1" >"$work/rustc"
-    chmod +x "$work/rustc"
-    RUSTC_WORKSPACE_WRAPPER=$work/rustc cargo build --release --bin weir-proxy --target-dir "$target"
+build() { # name of the wrapper, by which cargo tells the builds apart; what rustc is given for the crates of this workspace
+    printf '#!/bin/sh\nexec "$@" %s\n' "$2" >"$work/$1"
+    chmod +x "$work/$1"
+    RUSTC_WORKSPACE_WRAPPER=$work/$1 cargo build --release --bin weir-proxy --target-dir "$target"
 }
 
-build "-Cprofile-generate=$work/counts"
+build count "-Cprofile-generate=$work/counts"
 cp "$target/release/weir-proxy" "$work/counting"
 for scenario in h1_small routes_10k tls_h1 h2 h1_64k h1_large tcp_conns; do
-    WEIR_PROXY=$work/counting OUT=$work/load DUR=2 ROUNDS=1 WARM=0 bench/run.sh "$scenario" weir
+    WEIR_PROXY=$work/counting OUT=$work/load DUR=2 ROUNDS=1 WARM=1 bench/run.sh "$scenario" weir
 done
 "$merge" merge -o "$work/profile" "$work/counts"
-build "-Cprofile-use=$work/profile"
+build use "-Cprofile-use=$work/profile"
 cp "$target/release/weir-proxy" "$work/weir-proxy"
 echo "$work/weir-proxy"

@@ -182,10 +182,10 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
         let head = timer.before(limit, codec.read_head()).await;
         let snapshot = view.refresh();
         let head = match head {
-            Some(Ok(Some(head))) if !is_method_allowed(&head, &view) => {
+            Some(Ok(Some(head))) if !is_method_allowed(&head, &view.hcm) => {
                 let error = HeadError { status: 400, details: "http1.codec_error" };
                 // Boxed, as this is rare.
-                Box::pin(refuse(conn, (&view, snapshot), codec, timer, error)).await;
+                Box::pin(refuse(conn, (&view.hcm, snapshot), codec, timer, error)).await;
                 break End::Local;
             }
             Some(Ok(Some(head))) => head,
@@ -194,7 +194,7 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
                 cold_path();
                 let late = HeadError { status: 408, details: "request_header_timeout" };
                 let error = refused.and_then(Result::err).unwrap_or(late);
-                Box::pin(refuse(conn, (&view, snapshot), codec, timer, error)).await;
+                Box::pin(refuse(conn, (&view.hcm, snapshot), codec, timer, error)).await;
                 break End::Local;
             }
         };
@@ -213,7 +213,7 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
         }
         // Boxed, so that a connection that waits for its next request holds nothing of the last one.
         let exchange = Box::pin(async {
-            let mut stream = begin(conn, (&view, snapshot), head, ServerStream::H1(codec), timer, start);
+            let mut stream = begin(conn, (&view.hcm, snapshot), head, ServerStream::H1(codec), timer, start);
             stream::serve(&mut stream).await;
         });
         exchange.await;
@@ -231,7 +231,7 @@ async fn serve_http1(conn: &Connection, hcm: Arc<Hcm>, codec: &mut h1::ServerCon
 }
 
 /// Methods that are in no registry are let through only when asked for (Envoy `allow_custom_methods`).
-fn is_method_allowed(head: &RequestHead, view: &View) -> bool {
+fn is_method_allowed(head: &RequestHead, hcm: &Hcm) -> bool {
     /// Those that Envoy knows beside the ones of RFC 9110.
     static REGISTERED: &[&str] = &[
         "ACL",
@@ -262,7 +262,7 @@ fn is_method_allowed(head: &RequestHead, view: &View) -> bool {
         "UNSUBSCRIBE",
     ];
     match &head.method {
-        dp_http::Method::Other(name) => view.hcm.config.http1.allow_custom_methods || REGISTERED.contains(&&**name),
+        dp_http::Method::Other(name) => hcm.config.http1.allow_custom_methods || REGISTERED.contains(&&**name),
         _ => true,
     }
 }
@@ -270,16 +270,16 @@ fn is_method_allowed(head: &RequestHead, view: &View) -> bool {
 /// Answers a head that no request could be made of; the connection ends afterwards.
 async fn refuse(
     conn: &Connection,
-    (view, snapshot): (&View, Arc<Snapshot>),
+    (hcm, snapshot): (&Hcm, Arc<Snapshot>),
     codec: &mut h1::ServerConn,
     timer: &mut LazyTimer,
     error: HeadError,
 ) {
-    view.hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
+    hcm.stats.downstream_cx_protocol_error().inc(conn.worker.shard);
     codec.close_after_response();
     let mut head = RequestHead::default();
     head.protocol = Protocol::Http11;
-    let mut stream = begin(conn, (view, snapshot), head, ServerStream::H1(codec), timer, Instant::now());
+    let mut stream = begin(conn, (hcm, snapshot), head, ServerStream::H1(codec), timer, Instant::now());
     stream.body.complete = true;
     // What can be parsed but not served has no body in Envoy.
     let unserved = matches!(error.details, "missing_host" | "empty_host");
@@ -350,12 +350,13 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         }
         idle_since = Instant::now();
         active.set(active.get() + 1);
-        let (conn, view, active, ended) = (Rc::clone(&conn), view.clone(), Rc::clone(&active), Rc::clone(&ended));
+        let (conn, hcm) = (Rc::clone(&conn), Arc::clone(&view.hcm));
+        let (active, ended) = (Rc::clone(&active), Rc::clone(&ended));
         let start = idle_since;
         tokio::task::spawn_local(async move {
             let mut timer = LazyTimer::default();
             let down = ServerStream::H2(Box::new(down));
-            let mut stream = begin(&conn, (&view, snapshot), head, down, &mut timer, start);
+            let mut stream = begin(&conn, (&hcm, snapshot), head, down, &mut timer, start);
             stream::serve(&mut stream).await;
             active.set(active.get() - 1);
             if active.get() == 0 {
@@ -377,7 +378,6 @@ enum Event {
 // === both ===
 
 /// The connection manager of a connection as the newest snapshot has it.
-#[derive(Clone)]
 struct View {
     listener: Arc<str>,
     chain: u64,
@@ -423,7 +423,7 @@ impl View {
 /// A stream at its beginning.
 fn begin<'c>(
     conn: &'c Connection,
-    (view, snapshot): (&'c View, Arc<Snapshot>),
+    (hcm, snapshot): (&'c Hcm, Arc<Snapshot>),
     request: RequestHead,
     down: ServerStream<'c>,
     timer: &'c mut LazyTimer,
@@ -431,7 +431,7 @@ fn begin<'c>(
 ) -> Stream<'c> {
     let mut info = StreamInfo::new(Arc::clone(&conn.info), request.protocol, SystemTime::now(), start.into_std());
     info.sizes.request_headers = down.sizes().head_in;
-    let config = &view.hcm.config;
+    let config = &hcm.config;
     let mut clocks = Clocks::new(start);
     clocks.idle = config.timeouts.stream_idle;
     clocks.request = deadline(start, config.timeouts.request);
@@ -442,7 +442,7 @@ fn begin<'c>(
     Stream {
         worker: &conn.worker,
         conn,
-        hcm: &view.hcm,
+        hcm,
         snapshot: Some(snapshot),
         route: None,
         target: None,
@@ -455,12 +455,12 @@ fn begin<'c>(
         timer,
         tunnel,
         body: RequestBody::new(complete),
-        filters: Run::new(&view.hcm.filters),
+        filters: Run::new(&hcm.filters),
         request,
         info,
         clocks,
         reply: Down::default(),
-        finish: Finish::begin(&view.hcm, protocol, conn.worker.shard),
+        finish: Finish::begin(hcm, protocol, conn.worker.shard),
         held_request: None,
         random: fastrand::u64(..),
     }

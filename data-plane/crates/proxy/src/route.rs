@@ -120,7 +120,7 @@ pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
         }
         Plan::Forward(forward) => {
             allow_tunnel(stream, forward)?;
-            let chosen = resolve(stream, &route, forward)?;
+            let chosen = resolve(stream, route)?;
             normalize::prepare(stream, &chosen);
             Ok(Action::Forward(chosen))
         }
@@ -155,7 +155,8 @@ fn allow_tunnel(stream: &Stream<'_>, forward: &Forward) -> Result<(), Fault> {
 }
 
 /// Finds the cluster in the snapshot of this request.
-fn resolve(stream: &mut Stream<'_>, route: &Arc<RouteEntry>, forward: &Forward) -> Result<Chosen, Fault> {
+fn resolve(stream: &mut Stream<'_>, route: Arc<RouteEntry>) -> Result<Chosen, Fault> {
+    let forward = plan(&route);
     let not_found = || Fault::NoCluster(forward.config.cluster_not_found);
     let cluster_name = match &forward.targets {
         Targets::One(cluster) => cluster,
@@ -185,7 +186,7 @@ fn resolve(stream: &mut Stream<'_>, route: &Arc<RouteEntry>, forward: &Forward) 
         PriorityConfig::Default => Priority::Default,
         PriorityConfig::High => Priority::High,
     };
-    Ok(Chosen { route: Arc::clone(route), target: stream.target, cluster, place: None, hash, priority })
+    Ok(Chosen { route, target: stream.target, cluster, place: None, hash, priority })
 }
 
 /// The name of a cluster for this request; `None` when the header that holds it is missing.
@@ -259,15 +260,19 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// How a route forwards. Only for one that does, as every [`Chosen`] has.
+fn plan(route: &RouteEntry) -> &Forward {
+    match &route.action {
+        Plan::Forward(forward) => forward,
+        _ => unreachable!("a chosen route forwards"),
+    }
+}
+
 // === impl Chosen ===
 
 impl Chosen {
     pub(crate) fn plan(&self) -> &Forward {
-        match &self.route.action {
-            Plan::Forward(forward) => forward,
-            // `resolve` is the only one that makes a `Chosen`, out of a route that forwards.
-            _ => unreachable!("a chosen route forwards"),
-        }
+        plan(&self.route)
     }
 
     /// The choices for one try: an aggregate is replaced by the member whose turn it is.
