@@ -140,7 +140,7 @@ enum Bulk {
     /// Not yet, or not any more.
     No,
     Yes,
-    /// One side is no TCP socket, or there was no pipe.
+    /// One side is no TCP socket, there was no pipe, or the system cannot do it.
     Never,
 }
 
@@ -303,6 +303,10 @@ impl Pump {
                 return filled;
             }
             Poll::Ready(Ok(_)) => self.state = State::Ended,
+            Poll::Ready(Err(error)) if splice::is_unsupported(error) => {
+                self.bulk = Bulk::Never;
+                return self.poll_read(cx, from);
+            }
             _ => {}
         }
         pipe.give_back();

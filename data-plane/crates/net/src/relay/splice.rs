@@ -103,6 +103,11 @@ fn retries(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
+/// The system, which may be a sandbox that is Linux only in part, cannot move bytes from this socket to a pipe.
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
 /// How many empty pipes this thread keeps.
 #[cfg(test)]
 pub(super) fn kept() -> usize {
