@@ -19,7 +19,8 @@ mod wire;
 
 pub use client::{ClientConn, ClientOptions};
 pub use fields::Underscores;
-pub(crate) use fields::{elements, is_forbidden_trailer, is_value};
+pub(crate) use fields::{elements, is_forbidden_trailer, is_name, is_value};
+pub(crate) use parse::decimal;
 pub use raw::RawConn;
 pub use reason::phrase as reason_phrase;
 pub use server::{ServerConn, ServerOptions, Version};

@@ -161,6 +161,29 @@ async fn trailers_and_informational_heads_travel_both_ways() {
 }
 
 #[tokio::test]
+async fn a_server_may_not_send_informational_heads_for_ever() {
+    run(
+        options(),
+        async |_, mut stream| {
+            for _ in 0..17 {
+                stream.send_informational(&ResponseHead::new(103)).unwrap();
+            }
+            answer(stream, ResponseHead::new(204), "").await;
+        },
+        async |handle| {
+            let mut stream = open(&handle);
+            stream.send_head(&head(Method::Get, "/", &[]), true).unwrap();
+            for _ in 0..16 {
+                assert_eq!(poll_fn(|cx| stream.poll_head(cx)).await.unwrap().status, 103);
+            }
+            let error = poll_fn(|cx| stream.poll_head(cx)).await.unwrap_err();
+            assert_eq!(error.kind, StreamErrorKind::Protocol("too_many_informational_heads"));
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_reader_that_takes_nothing_stops_the_writer() {
     run(
         options(),
@@ -461,11 +484,24 @@ async fn a_head_no_library_would_send_is_refused() {
         &[("a", " padded")],
         &[("host", "b")],
         &[("content-length", "5")],
+        &[("content-length", "")],
+        &[("content-length", "+0")],
+        &[("content-length", "0, 0")],
     ];
     for more in cases {
         let fields: Vec<_> = GET.iter().chain(*more).copied().collect();
         assert_eq!(raw(&fields).await, Err(1), "{more:?}");
     }
+    for connect in [
+        &[(":method", "CONNECT"), (":authority", "a")][..],
+        &[(":method", "CONNECT"), (":authority", "a:")],
+        &[(":method", "CONNECT"), (":authority", "a:1"), (":path", "/")],
+        &[(":method", "CONNECT"), (":protocol", ""), (":scheme", "http"), (":authority", "a"), (":path", "/")],
+        &[(":method", "CONNECT"), (":protocol", "x\r\ny: 1"), (":scheme", "http"), (":authority", "a"), (":path", "/")],
+    ] {
+        assert_eq!(raw(connect).await, Err(1), "{connect:?}");
+    }
+    assert_eq!(raw(&[(":method", "CONNECT"), (":authority", "a:1")]).await, Ok(()));
     for without in 0..GET.len() {
         let mut fields = GET.to_vec();
         fields.remove(without);
@@ -476,6 +512,47 @@ async fn a_head_no_library_would_send_is_refused() {
         fields[index].1 = value;
         assert_eq!(raw(&fields).await, Err(1), "{fields:?}");
     }
+}
+
+/// What a client makes of a response head that ends its stream.
+async fn understood(fields: &[(&str, &str)]) -> Result<u16, StreamErrorKind> {
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    LocalSet::new()
+        .run_until(async move {
+            far.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+            let (handle, driver) = ClientConn::handshake(Box::new(near), &ClientOptions::default()).await.unwrap();
+            spawn_local(driver);
+            let mut stream = open(&handle);
+            stream.send_head(&head(Method::Get, "/", &[]), true).unwrap();
+            far.read_exact(&mut [0; 24]).await.unwrap();
+            loop {
+                let mut header = [0; 9];
+                far.read_exact(&mut header).await.unwrap();
+                let mut payload = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+                far.read_exact(&mut payload).await.unwrap();
+                if header[3] == 1 {
+                    break;
+                }
+            }
+            far.write_all(&headers_frame(fields)).await.unwrap();
+            poll_fn(|cx| stream.poll_head(cx)).await.map(|head| head.status).map_err(|error| error.kind)
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_response_head_that_is_none_is_a_mistake_of_the_server() {
+    let check = async |field: (&str, &str), expected| {
+        assert_eq!(understood(&[(":status", "200"), field]).await, expected, "{field:?}");
+    };
+    let wrong = |details| Err(StreamErrorKind::Protocol(details));
+    check(("x", "1"), Ok(200)).await;
+    check(("content-length", "0"), Ok(200)).await;
+    check(("content-length", ""), wrong("invalid_content_length")).await;
+    check(("content-length", "5"), wrong("http2_codec_error")).await;
+    check(("connection", "close"), wrong("http2_codec_error")).await;
+    check(("x", "a\r\nb: c"), wrong("http2_codec_error")).await;
+    assert_eq!(understood(&[(":status", "101")]).await, wrong("unexpected_101"));
 }
 
 #[tokio::test]
@@ -500,15 +577,17 @@ async fn a_path_that_only_http1_clients_send_goes_on_in_its_encoded_form() {
     .await;
 }
 
-/// The code of the GOAWAY that a server answers `frames` with.
+/// The code of the GOAWAY that a server, which is patient with few errors, answers `frames` with.
 async fn goaway(frames: Vec<u8>) -> u8 {
+    let mut options = options();
+    options.limits.max_local_error_reset_streams = 64;
     let (mut near, far) = tokio::io::duplex(1 << 20);
     near.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     near.write_all(&frames).await.unwrap();
     LocalSet::new()
         .run_until(async move {
             spawn_local(async move {
-                let mut conn = ServerConn::handshake(Box::new(far), Bytes::new(), &options()).await.unwrap();
+                let mut conn = ServerConn::handshake(Box::new(far), Bytes::new(), &options).await.unwrap();
                 while let Some(Ok(_)) = conn.accept().await {}
             });
             loop {
@@ -536,6 +615,15 @@ async fn floods_end_the_connection() {
         })
         .collect();
     assert_eq!(goaway(rapid_reset).await, 11);
+
+    // What the codec lets pass and we do not: 65 at once, of which none is looked at.
+    let malformed = head.iter().copied().chain([("x", " padded")]).collect::<Vec<_>>();
+    let malformed = (0..65u8).flat_map(|n| {
+        let mut frames = headers_frame(&malformed);
+        frames[8] = n * 2 + 1;
+        frames
+    });
+    assert_eq!(goaway(malformed.collect()).await, 11);
 
     let mut continuation = headers_frame(&head);
     continuation[4] = 1;

@@ -47,6 +47,7 @@ stats! {
         counter downstream_rq_header_timeout,
         counter downstream_rq_max_duration_reached,
         counter downstream_rq_too_large,
+        counter downstream_rq_too_many_premature_resets,
         counter downstream_rq_non_relative_path,
         counter downstream_rq_ws_on_non_ws_route,
         counter downstream_rq_redirected_with_normalized_path,

@@ -15,7 +15,7 @@ use dp_http::flags::Flags;
 use dp_http::h1::{self, HeadError, Version};
 use dp_http::io::Io;
 use dp_http::stream::{ServerStream, StreamError};
-use dp_http::{LocalReply, Protocol, RequestHead, StreamInfo, h2};
+use dp_http::{LocalReply, Protocol, RequestHead, Reset, StreamInfo, h2};
 use dp_observe::stats::HttpStats;
 use dp_snapshot::{Hcm, Network, Snapshot};
 use shared_config::hcm::Codec;
@@ -29,6 +29,7 @@ use crate::connection::Connection;
 use crate::fault::Fault;
 use crate::finish::{self, Finish};
 use crate::relay::Down;
+use crate::resets::Resets;
 use crate::retry::Hedges;
 use crate::shadow::Shadows;
 use crate::stream::{self, Stream};
@@ -304,6 +305,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
     };
     let active = Rc::new(std::cell::Cell::new(0u32));
     let ended = Rc::new(Notify::new());
+    let resets = Rc::new(Resets::default());
     let mut served: u32 = 0;
     let mut leaving: Option<End> = None;
     let mut idle_since = born;
@@ -318,7 +320,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
                     return Poll::Ready(Event::Accepted(accepted));
                 }
                 if ended.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Event::Idle);
+                    return Poll::Ready(Event::Ended);
                 }
                 if leaving.is_none() && Pin::new(&mut drained).poll(cx).is_ready() {
                     return Poll::Ready(Event::Leave(End::Drained));
@@ -330,7 +332,13 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         let (head, down) = match event {
             Event::Accepted(Some(Ok(accepted))) => accepted,
             Event::Accepted(Some(Err(_)) | None) => return leaving.unwrap_or(End::Remote),
-            Event::Idle => {
+            Event::Ended if resets.are_too_many() && leaving.is_none() => {
+                view.hcm.stats.downstream_rq_too_many_premature_resets().inc(conn.worker.shard);
+                leaving = Some(End::Local);
+                codec.abrupt_shutdown(Reset::EnhanceYourCalm);
+                continue;
+            }
+            Event::Ended => {
                 idle_since = Instant::now();
                 continue;
             }
@@ -350,8 +358,8 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         }
         idle_since = Instant::now();
         active.set(active.get() + 1);
-        let (conn, hcm) = (Rc::clone(&conn), Arc::clone(&view.hcm));
-        let (active, ended) = (Rc::clone(&active), Rc::clone(&ended));
+        let (conn, hcm, active) = (Rc::clone(&conn), Arc::clone(&view.hcm), Rc::clone(&active));
+        let (ended, resets) = (Rc::clone(&ended), Rc::clone(&resets));
         let start = idle_since;
         tokio::task::spawn_local(async move {
             let mut timer = LazyTimer::default();
@@ -359,7 +367,8 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
             let mut stream = begin(&conn, (&hcm, snapshot), head, down, &mut timer, start);
             stream::serve(&mut stream).await;
             active.set(active.get() - 1);
-            if active.get() == 0 {
+            resets.note(stream.info.status == 0, start.elapsed());
+            if active.get() == 0 || resets.are_too_many() {
                 ended.notify_one();
             }
         });
@@ -369,8 +378,8 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
 #[allow(clippy::large_enum_variant, reason = "one at a time, on the stack, taken apart at once: a box would only cost")]
 enum Event {
     Accepted(Option<Result<(RequestHead, h2::ServerStream), StreamError>>),
-    /// The last stream ended: the connection is idle from now on.
-    Idle,
+    /// The last stream ended, so that the connection is idle from now on, or one too many was given up.
+    Ended,
     /// Time to end the connection gracefully.
     Leave(End),
 }

@@ -7,6 +7,7 @@ mod listener;
 mod connection;
 mod look;
 mod http_connection;
+mod resets;
 // The spine.
 mod stream;
 // Its steps, downwards.

@@ -313,7 +313,7 @@ impl Seen {
 }
 
 /// Decimal digits only, as many as a u64 can need.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 20 {
         return None;
     }

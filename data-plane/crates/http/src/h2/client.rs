@@ -44,11 +44,16 @@ pub struct ClientStream {
     place: Place,
     state: State,
     failed: Option<StreamError>,
+    /// 1xx heads that may still come before the final one.
+    informational: u16,
     head_in: u64,
     head_out: u64,
 }
 
 struct Place(ClientConn);
+
+/// As many 1xx heads as by HTTP/1.
+const MAX_INFORMATIONAL: u16 = 16;
 
 #[expect(clippy::large_enum_variant, reason = "the stream is boxed already, and open for almost all of its life")]
 enum State {
@@ -89,7 +94,14 @@ impl ClientConn {
             return None;
         }
         self.shared.active.set(self.shared.active.get() + 1);
-        Some(ClientStream { place: Place(self.clone()), state: State::Fresh, failed: None, head_in: 0, head_out: 0 })
+        Some(ClientStream {
+            place: Place(self.clone()),
+            state: State::Fresh,
+            failed: None,
+            informational: MAX_INFORMATIONAL,
+            head_in: 0,
+            head_out: 0,
+        })
     }
 
     pub fn can_open(&self) -> bool {
@@ -242,10 +254,14 @@ impl ClientStream {
         };
         let malformed = |malformed: convert::Malformed| StreamError::protocol(malformed.0);
         if let Poll::Ready(Some(informational)) = response.poll_informational(cx) {
-            let (parts, ()) = informational.map_err(|error| convert::error(&error))?.into_parts();
+            let (parts, ()) = informational.map_err(|error| convert::server_error(&error))?.into_parts();
+            let Some(left) = self.informational.checked_sub(1) else {
+                return Poll::Ready(Err(StreamError::protocol("too_many_informational_heads")));
+            };
+            self.informational = left;
             return Poll::Ready(convert::response_in(parts.status, &parts.headers).map_err(malformed));
         }
-        let response = ready!(Pin::new(response).poll(cx)).map_err(|error| convert::error(&error))?;
+        let response = ready!(Pin::new(response).poll(cx)).map_err(|error| convert::server_error(&error))?;
         let (parts, body) = response.into_parts();
         if parts.headers.len() > self.place.0.shared.max_headers {
             return Poll::Ready(Err(StreamError::new(StreamErrorKind::TooLarge)));

@@ -50,13 +50,17 @@ pub(super) fn request_in(parts: http::request::Parts) -> Result<RequestHead, Mal
     }
     head.set_authority(authority);
     if let Some(protocol) = parts.extensions.get::<ConnectProtocol>() {
+        if !h1::is_name(protocol.as_str().as_bytes()) {
+            return Err(Malformed("invalid_protocol"));
+        }
         // From here on it looks like an upgrade by HTTP/1.
         head.method = Method::Get;
         head.set_connect_protocol(Some(&protocol.as_str().to_ascii_lowercase()));
     }
     let path = parts.uri.path_and_query().map(uri::PathAndQuery::as_str);
     match (&head.method, path) {
-        (Method::Connect, None | Some("")) => {}
+        (Method::Connect, None | Some("")) if authority::is_valid_with_port(authority.as_bytes()) => {}
+        (Method::Connect, None | Some("")) => return Err(Malformed("invalid_connect_target")),
         (Method::Connect, Some(_)) => return Err(Malformed("path_in_connect")),
         (Method::Options, Some("*")) => head.set_path("*"),
         (_, Some(path)) if authority::is_path(path.as_bytes()) => head.set_path(path),
@@ -67,6 +71,10 @@ pub(super) fn request_in(parts: http::request::Parts) -> Result<RequestHead, Mal
 
 /// A response head that came in.
 pub(super) fn response_in(status: StatusCode, fields: &HeaderMap) -> Result<ResponseHead, Malformed> {
+    // HTTP/2 has no 101 (RFC 9113 §8.6); whoever asked for a tunnel gets a 2xx.
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Malformed("unexpected_101"));
+    }
     let mut head = ResponseHead { protocol: Protocol::Http2, ..ResponseHead::new(status.as_u16()) };
     fields_in(fields, &mut head.headers)?;
     Ok(head)
@@ -97,6 +105,7 @@ fn fields_in<'m>(fields: &'m HeaderMap, headers: &mut Headers) -> Result<Option<
             id::HOST if host.replace(value).is_some() => return Err(Malformed("several_hosts")),
             id::HOST => continue,
             id::CONTENT_LENGTH if length.replace(value).is_some() => return Err(Malformed("several_content_lengths")),
+            id::CONTENT_LENGTH if h1::decimal(value).is_none() => return Err(Malformed("invalid_content_length")),
             id::CONNECTION | id::TRANSFER_ENCODING | id::UPGRADE | id::KEEP_ALIVE | id::PROXY_CONNECTION => {
                 return Err(Malformed("connection_field"));
             }
@@ -238,6 +247,15 @@ pub(super) fn error(error: &h2::Error) -> StreamError {
         (None, None) => MISUSE,
     };
     StreamError { kind, retry_safe: refused }
+}
+
+/// The same on the client side: what the library finds wrong with what a server sent is no reset by that server.
+pub(super) fn server_error(error: &h2::Error) -> StreamError {
+    let found = self::error(error);
+    match found.kind {
+        StreamErrorKind::Reset(_) if error.is_library() => StreamError { kind: StreamErrorKind::Protocol("http2_codec_error"), ..found },
+        _ => found,
+    }
 }
 
 pub(super) fn reset_error(reason: Reason) -> StreamError {

@@ -23,6 +23,8 @@ pub struct ServerConn {
     conn: Connection<Rewind, Bytes>,
     keepalive: Option<KeepAlive>,
     max_headers: usize,
+    /// Malformed heads that may still be answered with a reset of their stream alone.
+    patience: usize,
 }
 
 /// One request of a connection.
@@ -50,7 +52,8 @@ impl ServerConn {
         let handshake = options.builder().handshake(Rewind::new(io, read)).await;
         let mut conn = handshake.map_err(|error| convert::error(&error))?;
         let keepalive = KeepAlive::new(options.limits.ping, conn.ping_pong());
-        Ok(Self { conn, keepalive, max_headers: options.limits.max_headers })
+        let patience = options.limits.max_local_error_reset_streams;
+        Ok(Self { conn, keepalive, max_headers: options.limits.max_headers, patience })
     }
 
     /// The next request; `None` when the connection is over. Keep calling it while streams live.
@@ -89,6 +92,10 @@ impl ServerConn {
                 Err(Malformed(details)) => {
                     tracing::debug!(details, "malformed request head");
                     respond.send_reset(Reason::PROTOCOL_ERROR);
+                    match self.patience.checked_sub(1) {
+                        Some(patience) => self.patience = patience,
+                        None => self.conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM),
+                    }
                 }
             }
         }
