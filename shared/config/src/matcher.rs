@@ -35,7 +35,7 @@ pub enum StringPattern {
 /// What a header must be (`HeaderMatcher`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeaderMatcher {
-    /// As written; may be a pseudo-header such as `:path`.
+    /// In lower case; may be a pseudo-header such as `:path`.
     pub name: String,
     pub test: HeaderTest,
     pub invert: bool,
@@ -141,26 +141,36 @@ fn contains(value: &[u8], part: &[u8], ignore_case: bool) -> bool {
     part.is_empty() || value.windows(part.len()).any(|window| equal(window, part, ignore_case))
 }
 
-// === impl HeaderMatcher ===
+// === impl HeaderTest ===
 
-impl HeaderMatcher {
-    /// Whether the header with this value matches; `None` when it is missing. Several values are joined with `,`.
-    pub fn matches(&self, value: Option<&[u8]>) -> bool {
-        if let HeaderTest::Present(present) = self.test {
-            let is_there = value.is_some() || self.missing_is_empty;
-            return (is_there == present) != self.invert;
-        }
-        // A missing header matches nothing, not even an inverted test.
-        let Some(value) = value.or(self.missing_is_empty.then_some(&b""[..])) else { return false };
-        let matched = match &self.test {
-            HeaderTest::Present(_) => true,
-            HeaderTest::Range(range) => std::str::from_utf8(value)
+impl HeaderTest {
+    fn holds(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present(present) => *present,
+            Self::Range(range) => std::str::from_utf8(value)
                 .ok()
                 .and_then(|text| text.trim_ascii().parse().ok())
                 .is_some_and(|number| range.contains(&number)),
-            HeaderTest::Text(text) => text.matches(value),
-        };
-        matched != self.invert
+            Self::Text(text) => text.matches(value),
+        }
+    }
+}
+
+// === impl HeaderMatcher ===
+
+impl HeaderMatcher {
+    /// Whether a header matches of which there are these values, one a field line. Each is looked at by itself and one is
+    /// enough, so that none can hide behind another (CVE-2026-26308).
+    pub fn matches<'v>(&self, values: impl IntoIterator<Item = &'v [u8]>) -> bool {
+        let mut values = values.into_iter();
+        let first = values.next();
+        if let HeaderTest::Present(present) = self.test {
+            let is_there = first.is_some() || self.missing_is_empty;
+            return (is_there == present) != self.invert;
+        }
+        // A missing header matches nothing, not even an inverted test.
+        let Some(first) = first.or(self.missing_is_empty.then_some(&b""[..])) else { return false };
+        (self.test.holds(first) || values.any(|value| self.test.holds(value))) != self.invert
     }
 
     pub fn decode(proto: &route::HeaderMatcher, p: &mut Problems) -> Option<Self> {
@@ -189,7 +199,7 @@ impl HeaderMatcher {
             }
         };
         Some(Self {
-            name: proto.name.clone(),
+            name: proto.name.to_ascii_lowercase(),
             test,
             invert: proto.invert_match,
             missing_is_empty: proto.treat_missing_header_as_empty,

@@ -78,7 +78,10 @@ impl HeaderMatch {
     }
 
     pub(crate) fn matches(&self, head: &RequestHead) -> bool {
-        self.matcher.matches(self.source.value(head).as_deref())
+        match &self.source {
+            Source::Field(name) => self.matcher.matches(head.headers.all(name)),
+            source => self.matcher.matches(source.value(head).as_deref()),
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 
 use crate::head::{Method, RequestHead, ResponseHead};
-use crate::headers::Headers;
 use crate::names::{HeaderName, InvalidName};
 
 /// A field of a request or response head.
@@ -55,14 +54,6 @@ impl Field {
         Some(text.as_bytes())
     }
 
-    /// All values in a request, joined with `,`; borrowed unless there are several.
-    pub fn joined_in_request<'a>(&self, head: &'a RequestHead) -> Option<Cow<'a, [u8]>> {
-        match self {
-            Self::Header(name) => joined(&head.headers, name),
-            _ => self.in_request(head).map(Cow::Borrowed),
-        }
-    }
-
     /// The first value in a response.
     pub fn in_response<'a>(&self, head: &'a ResponseHead) -> Option<Cow<'a, [u8]>> {
         match self {
@@ -71,28 +62,6 @@ impl Field {
             _ => None,
         }
     }
-
-    /// All values in a response, joined with `,`; borrowed unless there are several.
-    pub fn joined_in_response<'a>(&self, head: &'a ResponseHead) -> Option<Cow<'a, [u8]>> {
-        match self {
-            Self::Header(name) => joined(&head.headers, name),
-            _ => self.in_response(head),
-        }
-    }
-}
-
-fn joined<'a>(headers: &'a Headers, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let first = headers.get(name)?;
-    let mut rest = headers.iter().filter(|(other, _)| *other == name.as_str()).skip(1).peekable();
-    if rest.peek().is_none() {
-        return Some(Cow::Borrowed(first));
-    }
-    let mut all = first.to_vec();
-    for (_, value) in rest {
-        all.push(b',');
-        all.extend_from_slice(value);
-    }
-    Some(Cow::Owned(all))
 }
 
 #[cfg(test)]
@@ -104,16 +73,15 @@ mod tests {
         let mut head = RequestHead::new(Method::Get, "a.com", "/p?q");
         head.headers.append("x-a", b"1");
         head.headers.append("x-b", b"2");
-        head.headers.append("x-a", b"3");
         let check = |name: &str, expected: Option<&str>| {
             let field = Field::new(name).unwrap();
-            assert_eq!(field.joined_in_request(&head).as_deref(), expected.map(str::as_bytes), "{name}");
+            assert_eq!(field.in_request(&head), expected.map(str::as_bytes), "{name}");
         };
         check(":method", Some("GET"));
         check("Host", Some("a.com"));
         check(":authority", Some("a.com"));
         check(":path", Some("/p?q"));
-        check("X-A", Some("1,3"));
+        check("X-A", Some("1"));
         check("x-b", Some("2"));
         check("x-c", None);
         check(":protocol", None);

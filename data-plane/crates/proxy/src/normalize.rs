@@ -31,9 +31,11 @@ static STEERING: NameSet = NameSet::of(&[
     &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
     &name::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
     &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
+    &name::X_ENVOY_UPSTREAM_STREAM_DURATION_MS,
     &name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS,
     &name::X_ENVOY_FORCE_TRACE,
     &name::X_ENVOY_IP_TAGS,
+    &name::X_ENVOY_ORIGINAL_URL,
     &name::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT,
 ]);
 
@@ -84,8 +86,7 @@ pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
     if !config.via.is_empty() {
         append_list(&mut stream.request.headers, &name::VIA, b", ", config.via.as_bytes());
     }
-    expect(stream, config);
-    Ok(())
+    expect(stream, config)
 }
 
 fn check_host(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
@@ -147,6 +148,8 @@ fn request_path(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Resu
         }
         if redirect {
             let mut reply = LocalReply::new(307, "path_normalization_failed");
+            // Two slashes in front, or `/\`, would begin another host (RFC 3986 §4.2), chosen by whoever made the link.
+            let path = if path[1..].starts_with(['/', '\\']) { ["/.", &path].concat() } else { path };
             reply.headers.append(&name::LOCATION, path.as_bytes());
             return Err(Fault::Reply(Box::new(reply)));
         }
@@ -321,9 +324,14 @@ fn scheme(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
         Option::Https => stream.request.headers.set(&name::X_FORWARDED_PROTO, b"https"),
         Option::Keep | Option::MatchUpstream => {}
     }
-    let forwarded = stream.request.headers.get(&name::X_FORWARDED_PROTO);
-    let is_https = forwarded.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"));
+    let is_https = is_https(&stream.request.headers);
     stream.request.scheme = if is_https { Scheme::Https } else { Scheme::Http };
+}
+
+/// Whether the client used TLS, as `x-forwarded-proto` has it. When there are several, some of them are a stranger's.
+pub(crate) fn is_https(headers: &Headers) -> bool {
+    headers.contains(&name::X_FORWARDED_PROTO)
+        && headers.all(&name::X_FORWARDED_PROTO).all(|scheme| scheme.eq_ignore_ascii_case(b"https"))
 }
 
 fn request_id(stream: &mut Stream<'_>, config: &HttpConnectionManager, edge: bool) {
@@ -338,16 +346,26 @@ fn request_id(stream: &mut Stream<'_>, config: &HttpConnectionManager, edge: boo
     stream.info.request_id = headers.text(&name::X_REQUEST_ID).unwrap_or_default().to_owned();
 }
 
-/// Answers `expect: 100-continue` here, unless the upstream is to do it (Envoy `proxy_100_continue`).
-fn expect(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
-    if !stream.down.expects_continue() || config.proxy_100_continue {
-        return;
+/// Answers `expect: 100-continue` here, unless the upstream is to do it (Envoy `proxy_100_continue`). An expectation that
+/// is another one, or that has no body to wait for, would be read in different ways behind us, so it goes no further.
+fn expect(stream: &mut Stream<'_>, config: &HttpConnectionManager) -> Result<(), Fault> {
+    let headers = &mut stream.request.headers;
+    if !headers.contains(&name::EXPECT) {
+        return Ok(());
     }
-    stream.request.headers.remove(&name::EXPECT);
-    if !stream.body.complete {
+    if headers.all(&name::EXPECT).any(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Fault::Reply(Box::new(LocalReply::new(417, "unknown_expectation"))));
+    }
+    let waits = stream.down.expects_continue() && !stream.body.complete;
+    if waits && config.proxy_100_continue {
+        return Ok(());
+    }
+    headers.remove(&name::EXPECT);
+    if waits {
         // A client that is gone is noticed when its body is read.
         let _ = stream.down.send_informational(&ResponseHead::new(100));
     }
+    Ok(())
 }
 
 /// Says in the answer when it is the last one of an HTTP/1 connection: the connection drains by now, or the request is

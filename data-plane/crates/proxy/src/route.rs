@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dp_http::info::{Address, StickyHost};
-use dp_http::{Headers, LocalReply, Method, NameSet, name};
+use dp_http::{HeaderName, Headers, LocalReply, Method, NameSet, name};
 use dp_routing::{Found, MatchContext, original_location, tls_location};
 use dp_snapshot::{Action as Plan, ClusterName, Direct, Forward, RouteEntry, Target, Targets};
 use dp_upstream::{Cluster, Criteria, Place, Priority};
@@ -41,7 +41,7 @@ pub(crate) struct Chosen {
 /// Finds the route of a request, and among weighted clusters the one it goes to. Called again when a filter changed
 /// what routes look at.
 pub(crate) fn find(stream: &mut Stream<'_>) {
-    let https = stream.request.headers.get(&name::X_FORWARDED_PROTO) == Some(b"https");
+    let https = crate::normalize::is_https(&stream.request.headers);
     let context = MatchContext {
         random: stream.random,
         https,
@@ -105,7 +105,7 @@ pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
         Plan::NonForwarding => Err(Fault::Internal("non_forwarding_route")),
         Plan::Redirect(plan) => {
             stats.rq_redirect().inc(shard);
-            let https = stream.request.headers.get(&name::X_FORWARDED_PROTO) == Some(b"https");
+            let https = crate::normalize::is_https(&stream.request.headers);
             let location = plan.location(&stream.request, https);
             let original = stream.request.path().to_owned();
             if let Some(path) = plan.rewritten(&original) {
@@ -198,8 +198,11 @@ pub(crate) fn named<'n>(cluster: &'n ClusterName, headers: &'n Headers) -> Optio
 }
 
 /// What asks for a timeout; for us only.
-static TIMEOUTS: NameSet =
-    NameSet::of(&[&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE, &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS]);
+static TIMEOUTS: NameSet = NameSet::of(&[
+    &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
+    &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+    &name::X_ENVOY_UPSTREAM_STREAM_DURATION_MS,
+]);
 
 /// Starts the clocks of the route (Envoy `RouteAction.timeout`, `idle_timeout`, `max_stream_duration`).
 pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
@@ -221,6 +224,9 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
     if let Some(asked) = asked_timeout(stream) {
         timeout = Some(asked);
     }
+    if let Some(most) = milliseconds(stream, &name::X_ENVOY_UPSTREAM_STREAM_DURATION_MS) {
+        stream.clocks.max_upstream = Some(stream.clocks.began + most);
+    }
     let headers = &mut stream.request.headers;
     stream.clocks.timeout_is_204 = headers.contains(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
     headers.remove_all(TIMEOUTS);
@@ -235,11 +241,13 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
 
 /// The timeout that an internal client, or a proxy before this one, asks for.
 fn asked_timeout(stream: &Stream<'_>) -> Option<Duration> {
-    let headers = &stream.request.headers;
-    let number = |field| headers.text(field).and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let respected = stream.chain().router().is_some_and(|router| router.respect_expected_rq_timeout);
-    let expected = respected.then(|| number(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)).flatten();
-    expected.or_else(|| number(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS))
+    let expected = respected.then(|| milliseconds(stream, &name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)).flatten();
+    expected.or_else(|| milliseconds(stream, &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS))
+}
+
+fn milliseconds(stream: &Stream<'_>, field: &HeaderName) -> Option<Duration> {
+    stream.request.headers.text(field)?.parse().ok().map(Duration::from_millis)
 }
 
 /// `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2).

@@ -1,7 +1,5 @@
 //! Whether one route matches a request, all conditions together.
 
-use std::borrow::Cow;
-
 use dp_http::cookie::cookie;
 use dp_http::info::TlsInfo;
 use dp_http::{Field, Method, RequestHead, name};
@@ -149,10 +147,10 @@ impl RouteMatcher {
 }
 
 fn matches_header(field: &Field, matcher: &HeaderMatcher, head: &RequestHead) -> bool {
-    // The upgrade that an extended CONNECT stands for is a GET.
-    let value = match field {
-        Field::Method if head.method == Method::Connect && !is_connect(head) => Some(Cow::Borrowed(&b"GET"[..])),
-        field => field.joined_in_request(head),
-    };
-    matcher.matches(value.as_deref())
+    match field {
+        // The upgrade that an extended CONNECT stands for is a GET.
+        Field::Method if head.method == Method::Connect && !is_connect(head) => matcher.matches(Some(&b"GET"[..])),
+        Field::Header(name) => matcher.matches(head.headers.all(name)),
+        field => matcher.matches(field.in_request(head)),
+    }
 }

@@ -38,6 +38,22 @@ fn a_missing_header_matches_nothing_but_absence() {
 }
 
 #[test]
+fn a_value_cannot_hide_behind_another() {
+    let check = |values: &[&str], invert, expected| {
+        let test = HeaderTest::Text(StringMatcher::exact("a"));
+        let matcher = HeaderMatcher { name: "x".into(), test, invert, missing_is_empty: false };
+        let values = values.iter().map(|value| value.as_bytes());
+        assert_eq!(matcher.matches(values), expected, "{invert}");
+    };
+    check(&["b", "a"], false, true);
+    check(&["a", "b"], false, true);
+    check(&["b", "a", "c"], true, false);
+    check(&["b", "c"], false, false);
+    check(&["b", "c"], true, true);
+    check(&["b,a"], false, false);
+}
+
+#[test]
 fn a_range_excludes_its_end() {
     for (value, expected) in [("-3", true), ("4", true), ("5", false), ("x", false), ("", false)] {
         assert_eq!(header(HeaderTest::Range(-3..5), false, false, Some(value)), expected, "{value}");

@@ -2,9 +2,9 @@
 //!
 //! Pure. No runtime layer overrides the numbers: their configured defaults hold.
 
+use dp_http::RequestHead;
 use dp_http::flags::Flags;
 use dp_http::info::StreamInfo;
-use dp_http::{Headers, RequestHead};
 use serde_json::Value;
 use shared_config::access_log::{AccessLogFilter, Comparison};
 use shared_config::matcher::{HeaderMatcher, MetadataMatcher};
@@ -126,21 +126,8 @@ fn header_matches(matcher: &HeaderMatcher, request: &RequestHead) -> bool {
         ":method" => matcher.matches(Some(request.method.as_str().as_bytes())),
         ":authority" | "host" => matcher.matches(Some(request.authority().as_bytes())),
         ":scheme" => matcher.matches(Some(request.scheme.as_str().as_bytes())),
-        name => with_value(&request.headers, name, |value| matcher.matches(value)),
+        name => matcher.matches(request.headers.all(name)),
     }
-}
-
-/// The value of a header; several are joined with commas.
-fn with_value<R>(headers: &Headers, name: &str, test: impl FnOnce(Option<&[u8]>) -> R) -> R {
-    let mut values = headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-    let Some(first) = values.next() else { return test(None) };
-    let Some(second) = values.next() else { return test(Some(first)) };
-    let mut joined = [first, b",", second].concat();
-    for value in values {
-        joined.push(b',');
-        joined.extend_from_slice(value);
-    }
-    test(Some(&joined))
 }
 
 /// Dynamic metadata holds texts, or JSON texts, by dotted path.

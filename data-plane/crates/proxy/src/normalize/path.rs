@@ -4,6 +4,7 @@
 //! Pure: text in, text out. The query is never touched.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 /// What to do with `%2F`, `%2f`, `%5C` and `%5c` (Envoy `PathWithEscapedSlashesAction`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub(crate) enum Slashes<'p> {
     Rejected,
 }
 
-/// Removes dot segments, decodes escapes of unreserved characters, turns `\` into `/`. `None`: the path does not start
-/// with `/` or holds an escaped zero byte.
+/// Removes dot segments (also those with parameters, `..;a=b`), decodes escapes of unreserved characters, escapes what no
+/// URI may hold, turns `\` into `/`. `None`: the path does not start with `/` or holds an escaped zero byte.
 pub(crate) fn normalize(path: &str) -> Option<Cow<'_, str>> {
     let (path_only, rest) = split(path);
     if !path_only.starts_with('/') || path_only.contains("%00") {
@@ -33,7 +34,7 @@ pub(crate) fn normalize(path: &str) -> Option<Cow<'_, str>> {
     if !needs_work(path_only.as_bytes()) {
         return Some(Cow::Borrowed(path));
     }
-    let decoded = decode_unreserved(path_only);
+    let decoded = recode(path_only);
     let mut out = remove_dot_segments(&decoded);
     out.push_str(rest);
     Some(Cow::Owned(out))
@@ -87,11 +88,11 @@ fn split(path: &str) -> (&str, &str) {
     path.split_at(path.find(['?', '#']).unwrap_or(path.len()))
 }
 
-/// Cheap test that spares most paths the work: no escape, no backslash, no dot segment.
+/// Cheap test that spares most paths the work: no escape, no dot segment, nothing to escape.
 fn needs_work(path: &[u8]) -> bool {
     let mut previous = 0;
     for &byte in path {
-        if byte == b'%' || byte == b'\\' || (byte == b'.' && previous == b'/') {
+        if byte == b'%' || byte == b'\\' || (byte == b'.' && previous == b'/') || is_foreign(byte) {
             return true;
         }
         previous = byte;
@@ -99,45 +100,69 @@ fn needs_work(path: &[u8]) -> bool {
     false
 }
 
-fn decode_unreserved(path: &str) -> String {
+/// Printable, but in no URI (RFC 3986 §2): some servers take it, and then it means its escape.
+fn is_foreign(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+/// Escapes of unreserved characters decoded, foreign characters escaped, `\` as `/`.
+fn recode(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
+    // Where a `%` stands that begins no escape.
+    let mut strays = Vec::new();
     let mut left = path;
-    while let Some(at) = left.find(['%', '\\']) {
+    while let Some(at) = left.find(|c: char| c == '%' || c == '\\' || u8::try_from(c).is_ok_and(is_foreign)) {
         out.push_str(&left[..at]);
-        if left.as_bytes()[at] == b'\\' {
-            out.push('/');
-            left = &left[at + 1..];
-            continue;
-        }
-        let byte = left.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match byte {
-            Some(b) if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => {
-                out.push(b as char);
-                left = &left[at + 3..];
+        let escaped = left.get(at + 1..at + 3).filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let escaped = escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let used = match (left.as_bytes()[at], escaped) {
+            (b'\\', _) => {
+                out.push('/');
+                1
             }
-            _ => {
+            (b'%', Some(byte)) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(byte as char);
+                3
+            }
+            (b'%', Some(_)) => {
+                out.push_str(&left[at..at + 3]);
+                3
+            }
+            (b'%', None) => {
+                strays.push(out.len());
                 out.push('%');
-                left = &left[at + 1..];
+                1
             }
-        }
+            (foreign, _) => {
+                let _ = write!(out, "%{foreign:02X}");
+                1
+            }
+        };
+        left = &left[at + used..];
     }
     out.push_str(left);
+    // What was decoded must not make an escape of a `%` before it: the next reader would decode `%2%65` once more.
+    for at in strays.into_iter().rev() {
+        if out.as_bytes()[at + 1..].iter().take(2).filter(|byte| byte.is_ascii_hexdigit()).count() == 2 {
+            out.insert_str(at + 1, "25");
+        }
+    }
     out
 }
 
-/// RFC 3986 §5.2.4.
+/// RFC 3986 §5.2.4. Servlet containers look at a segment without its parameters, so that `..;a=b` is `..` to them.
 fn remove_dot_segments(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_open = false;
     for segment in path.split('/').skip(1) {
         ends_open = false;
-        match segment {
-            "." => ends_open = true,
-            ".." => {
+        match segment.split(';').next() {
+            Some(".") => ends_open = true,
+            Some("..") => {
                 segments.pop();
                 ends_open = true;
             }
-            other => segments.push(other),
+            _ => segments.push(segment),
         }
     }
     let mut out = String::with_capacity(path.len());
@@ -179,9 +204,29 @@ mod tests {
         check("/a//b", Some("/a//b"));
         check("/%zz%2", Some("/%zz%2"));
         check("/.hidden/a.b", Some("/.hidden/a.b"));
+        check("/a\"<>^`{|}?\"", Some("/a%22%3C%3E%5E%60%7B%7C%7D?\""));
         check("a", None);
         check("/a%00b", None);
         check("*", None);
+    }
+
+    #[test]
+    fn dot_segments_are_found_behind_their_parameters() {
+        check("/a/..;/b", Some("/b"));
+        check("/a/..;x=y/b", Some("/b"));
+        check("/a/.;/..;;/b/..;?q", Some("/?q"));
+        check("/a/%2e%2E;/b", Some("/b"));
+        check("/a;x/b;..", Some("/a;x/b;.."));
+        check("/a/...;/;../b", Some("/a/...;/;../b"));
+    }
+
+    #[test]
+    fn decoding_once_makes_nothing_that_can_be_decoded_again() {
+        check("/a/%2%65%2%65/b", Some("/a/%252e%252e/b"));
+        check("/%%32%65%%32e", Some("/%252e%252e"));
+        check("/%%%32%35", Some("/%%2525"));
+        check("/%252e%252e/b", Some("/%252e%252e/b"));
+        check("/%+1/%%2e", Some("/%+1/%."));
     }
 
     #[test]

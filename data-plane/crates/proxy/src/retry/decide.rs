@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use dp_http::{HeaderName, Headers, NameSet, RequestHead, ResponseHead, name};
-use shared_config::matcher::HeaderMatcher;
 use shared_config::route::{ResetFormat, RetryOn, RetryPolicy};
 
 /// The outcome of a try that brought no response head.
@@ -98,7 +97,7 @@ impl<'p> Tries<'p> {
         }
         let asked_for = policy.is_none_or(|policy| {
             let wanted = &policy.request_headers;
-            wanted.is_empty() || wanted.iter().any(|m| matches(m, &request.headers))
+            wanted.is_empty() || wanted.iter().any(|m| m.matches(request.headers.all(m.name.as_str())))
         });
         if !asked_for {
             tries.criteria.on = RetryOn::default();
@@ -212,7 +211,10 @@ impl Criteria<'_> {
 
     fn header_wanted(&self, headers: &Headers) -> bool {
         self.header_names.iter().any(|name| headers.contains(name.as_str()))
-            || self.policy.as_ref().is_some_and(|p| p.response_headers.iter().any(|m| matches(m, headers)))
+            || self
+                .policy
+                .as_ref()
+                .is_some_and(|p| p.response_headers.iter().any(|m| m.matches(headers.all(m.name.as_str()))))
     }
 }
 
@@ -226,18 +228,6 @@ fn grpc_wanted(on: RetryOn, headers: &Headers) -> bool {
         _ => return false,
     };
     on.has(reason)
-}
-
-/// Several fields of one name count as one with commas (RFC 9110 §5.3).
-fn matches(matcher: &HeaderMatcher, headers: &Headers) -> bool {
-    let mut values = headers.all(matcher.name.as_str());
-    match (values.next(), values.next()) {
-        (first, None) => matcher.matches(first),
-        (first, second) => {
-            let all: Vec<&[u8]> = first.into_iter().chain(second).chain(values).collect();
-            matcher.matches(Some(&all.join(&b","[..])))
-        }
-    }
 }
 
 /// How long the response asks to wait, if it does within bounds (`rate_limited_retry_back_off`).

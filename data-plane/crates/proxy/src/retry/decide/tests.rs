@@ -1,7 +1,7 @@
 //! What is tried again, by policy and by the headers of internal clients.
 
 use dp_http::Method;
-use shared_config::matcher::HeaderTest;
+use shared_config::matcher::{HeaderMatcher, HeaderTest};
 use shared_config::route::{BackOff, RateLimitedBackOff, ResetHeader};
 
 use super::*;
