@@ -163,6 +163,19 @@ fn an_aggregate_may_not_be_its_own_member() {
     assert!(refused.contains("the aggregate is, through its members, a member of itself"), "{refused}");
 }
 
+#[test]
+fn aggregates_are_nested_only_so_deep() {
+    let chain = |length: usize| {
+        let inner = (1..length).map(|n| aggregate(&format!("a{n}"), &[&format!("a{}", n + 1)]));
+        let last = cluster(&format!("a{length}"), &["127.0.0.1:1".parse().unwrap()]);
+        let all = [aggregate("a", &["a1"])].into_iter().chain(inner).chain([last]);
+        try_start(&to_cluster("a", all.collect()), 1).err()
+    };
+    assert_eq!(chain(33), None);
+    let refused = chain(2000).unwrap();
+    assert!(refused.contains("its members hold aggregates more than 32 deep"), "{refused}");
+}
+
 /// A cluster whose endpoints are in a file.
 struct Eds {
     directory: tempfile::TempDir,

@@ -271,6 +271,24 @@ fn deep_nesting_is_refused() {
 }
 
 #[test]
+fn messages_packed_into_one_another_are_unpacked_only_so_deep() {
+    const URL: &str = "type.googleapis.com/google.protobuf.Any";
+    let mut fields = Vec::new();
+    let mut size = 0;
+    for _ in 0..20_000 {
+        let mut field = [&[0x0a, URL.len() as u8], URL.as_bytes(), &[0x12]].concat();
+        prost::encoding::encode_varint(size, &mut field);
+        size += field.len() as u64;
+        fields.push(field);
+    }
+    fields.reverse();
+    let any = Any { type_url: URL.to_owned(), value: fields.concat().into() };
+    let dump = to_value(&any, Secrets::Shown).unwrap();
+    let depth = std::iter::successors(Some(&dump), |value| value.get("value")).count();
+    assert!((50..=110).contains(&depth), "{depth}");
+}
+
+#[test]
 fn a_path_reads_back_what_it_displays() {
     for text in ["", "a", "a.b[3].c", "a[0][1].b_c", "a[\"x.y/z\"].b"] {
         assert_eq!(Path::parse(text).to_string(), text);

@@ -22,7 +22,7 @@ pub(super) fn any(any: &Any, secrets: Secrets) -> Result<Value, JsonError> {
 pub(super) fn message(desc: &MessageDescriptor, bytes: Bytes, secrets: Secrets) -> Result<Value, JsonError> {
     let message = DynamicMessage::decode(desc.clone(), bytes)
         .map_err(|source| JsonError::Broken { type_name: desc.full_name().to_owned(), source })?;
-    Ok(Writer { secrets, sensitive: false }.message(&message))
+    Ok(Writer { secrets, sensitive: false, depth: 0 }.message(&message))
 }
 
 fn with_type(url: &str, desc: &MessageDescriptor, value: Value) -> Value {
@@ -42,14 +42,20 @@ struct Writer {
     secrets: Secrets,
     /// Inside a field marked as sensitive.
     sensitive: bool,
+    depth: usize,
 }
+
+/// From here on a packed message stays packed. Unpacking begins anew to count how deep the decoder goes, so that this
+/// alone bounds how deep messages are that hold one another.
+const MAX_DEPTH: usize = 100;
 
 impl Writer {
     fn message(self, message: &DynamicMessage) -> Value {
-        if let Some(value) = self.own_form(message) {
+        let inner = Self { depth: self.depth + 1, ..self };
+        if let Some(value) = inner.own_form(message) {
             return value;
         }
-        let fields = message.fields().map(|(field, value)| (field.name().to_owned(), self.field(&field, value)));
+        let fields = message.fields().map(|(field, value)| (field.name().to_owned(), inner.field(&field, value)));
         Value::Object(fields.collect())
     }
 
@@ -121,7 +127,7 @@ impl Writer {
     }
 
     fn nested_any(self, any: &Any) -> Value {
-        let desc = pool().get_message_by_name(any.type_name());
+        let desc = pool().get_message_by_name(any.type_name()).filter(|_| self.depth < MAX_DEPTH);
         let decoded = desc.and_then(|d| Some((DynamicMessage::decode(d.clone(), any.value.clone()).ok()?, d)));
         match decoded {
             Some((message, desc)) => with_type(&any.type_url, &desc, self.message(&message)),

@@ -297,16 +297,21 @@ pub(crate) fn hex(text: &str) -> Option<Vec<u8>> {
     digits.len().is_multiple_of(2).then(|| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
+/// The longest that a `Duration` may be, some 10,000 years: adding it to the time of day must not overflow.
+const MAX_SECONDS: u64 = 315_576_000_000;
+
 /// Decodes a duration that is not negative.
 pub fn duration(proto: &prost_types::Duration, p: &mut Problems) -> Option<Duration> {
-    let whole = u64::try_from(proto.seconds).ok();
-    match (whole, u32::try_from(proto.nanos).ok().filter(|n| *n < 1_000_000_000)) {
-        (Some(seconds), Some(nanos)) => Some(Duration::new(seconds, nanos)),
-        _ => {
-            p.refuse("must not be negative");
-            None
-        }
+    if proto.seconds < 0 || proto.nanos < 0 {
+        p.refuse("must not be negative");
+        return None;
     }
+    let (seconds, nanos) = (proto.seconds.unsigned_abs(), proto.nanos.unsigned_abs());
+    if seconds > MAX_SECONDS || nanos >= 1_000_000_000 {
+        p.refuse(format!("is no duration: at most {MAX_SECONDS} seconds, and less than 1000000000 nanoseconds"));
+        return None;
+    }
+    Some(Duration::new(seconds, nanos))
 }
 
 /// Decodes the duration in the field `name`, if it is set.

@@ -14,6 +14,9 @@ use crate::problem::{Code, Place, Problem};
 /// Texts longer than this are refused before they are parsed.
 pub const MAX_TEXT: usize = 16 << 20;
 
+/// How deep lists and maps of a text may be nested.
+const MAX_DEPTH: usize = 100;
+
 /// How a text tagged `!file` begins.
 pub const FILE_TAG: &str = "!file ";
 
@@ -70,7 +73,10 @@ impl Node {
         if text.len() > MAX_TEXT {
             return Err(refused(0, 0, format!("longer than {MAX_TEXT} bytes")));
         }
+        // Trees are walked by recursion.
+        let budget: Option<serde_saphyr::Budget> = serde_saphyr::budget! { max_depth: MAX_DEPTH };
         let options = serde_saphyr::options! {
+            budget: budget,
             duplicate_keys: DuplicateKeyPolicy::Error,
             strict_booleans: true,
             with_snippet: false,
@@ -166,6 +172,9 @@ fn small(n: u64) -> u32 {
 /// The library's message without the location it appends; ours stands in front.
 fn bare_message(message: &str) -> String {
     let line = message.lines().next().unwrap_or(message);
+    if line.contains("Depth {") || line.contains("recursion limit") {
+        return format!("nested more than {MAX_DEPTH} deep");
+    }
     let line = line.strip_prefix("error: ").unwrap_or(line);
     let line = match line.find(" at line ") {
         Some(at) => &line[..at],
@@ -358,8 +367,11 @@ mod tests {
 
     #[test]
     fn bad_yaml_is_refused_with_its_place() {
+        let deep = [["{a: "; 5000].concat(), ["["; 5000].concat(), ["- "; 5000].concat()];
         for (text, line, says) in
             [("a: [1, 2\nb: 3\n", 2, ""), ("a: 1\na: 2\n", 2, "duplicate"), ("a: *nowhere\n", 1, "")]
+                .into_iter()
+                .chain(deep.iter().map(|text| (&**text, 1, "nested more than 100 deep")))
         {
             let problem = Node::parse("f.yaml", text).expect_err(text);
             assert_eq!(problem.place.file, "f.yaml");

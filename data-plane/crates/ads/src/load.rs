@@ -35,6 +35,7 @@ pub trait Loads {
 
 /// A server that asks for more would get nothing else done.
 const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Asked {
     fn of(response: &LoadStatsResponse) -> Asked {
@@ -42,7 +43,7 @@ impl Asked {
         Asked {
             clusters: (!response.send_all_clusters).then(|| response.clusters.iter().cloned().collect()),
             endpoints: response.report_endpoint_granularity,
-            interval: interval.max(SHORTEST),
+            interval: interval.clamp(SHORTEST, LONGEST),
         }
     }
 
@@ -132,5 +133,7 @@ mod tests {
         assert!(all.wants("any"));
         let some = Asked::of(&LoadStatsResponse { clusters: vec!["a".into()], ..Default::default() });
         assert_eq!((some.wants("a"), some.wants("b"), some.interval), (true, false, SHORTEST));
+        let late = LoadStatsResponse { load_reporting_interval: seconds(i64::MAX), ..Default::default() };
+        assert_eq!(Asked::of(&late).interval, LONGEST);
     }
 }

@@ -14,6 +14,22 @@ fn from_yaml<M: prost::Name + Default>(text: &str) -> M {
 }
 
 #[test]
+fn a_duration_has_bounds() {
+    let check_duration = |seconds, nanos, wanted| {
+        check(|p| duration(&prost_types::Duration { seconds, nanos }, p), wanted);
+    };
+    let bounds = "is no duration: at most 315576000000 seconds, and less than 1000000000 nanoseconds";
+    check_duration(1, 5, Ok(Duration::new(1, 5)));
+    check_duration(315_576_000_000, 0, Ok(Duration::from_secs(315_576_000_000)));
+    check_duration(-1, 0, Err("must not be negative"));
+    check_duration(1, -1, Err("must not be negative"));
+    check_duration(i64::MIN, i32::MIN, Err("must not be negative"));
+    check_duration(315_576_000_001, 0, Err(bounds));
+    check_duration(i64::MAX, 0, Err(bounds));
+    check_duration(0, 1_000_000_000, Err(bounds));
+}
+
+#[test]
 fn an_address_is_an_ip_a_name_or_a_pipe() {
     let check_address = |text: &str, wanted| {
         let proto: pb::Address = from_yaml(text);

@@ -41,6 +41,10 @@ impl Regex {
     /// # Errors
     /// The text is no regular expression, or too large a one.
     pub fn new(text: &str) -> Result<Self, regex::Error> {
+        // What is longer than a megabyte compiles to more than the engine allows, but slowly.
+        if text.len() > 1 << 20 {
+            return Err(regex::Error::CompiledTooBig(1 << 20));
+        }
         let search = compile(text)?;
         Ok(Self { text: text.to_owned(), search, full: compile(&format!(r"\A(?:{text})\z"))? })
     }

@@ -175,14 +175,11 @@ impl<'a> Reading<'a> {
     }
 
     fn lives_until(&mut self, name: &str, ttl: Option<Duration>) {
-        match ttl {
-            Some(ttl) => {
-                self.state.expires.insert(name.to_owned(), self.now + ttl);
-            }
-            None => {
-                self.state.expires.remove(name);
-            }
-        }
+        // What lives longer than clocks count lives for ever.
+        match ttl.and_then(|ttl| self.now.checked_add(ttl)) {
+            Some(end) => self.state.expires.insert(name.to_owned(), end),
+            None => self.state.expires.remove(name),
+        };
     }
 
     fn remove(&mut self, name: String) {

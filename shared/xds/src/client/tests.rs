@@ -233,6 +233,17 @@ fn a_lifetime_ends_unless_it_is_confirmed() {
 }
 
 #[test]
+fn a_lifetime_beyond_all_clocks_does_not_end() {
+    let start = Instant::now();
+    let mut client = open(Protocol::Delta);
+    let ttl = Some(prost_types::Duration { seconds: i64::MAX, nanos: 0 });
+    let eternal = Envelope { ttl, ..envelope("a", "1", cluster("a", 1)) };
+    client.on_delta(response("n", vec![eternal], &[]), start).expect("ours");
+    client.settle(CDS, Vec::new());
+    assert!(client.expired(start + Duration::from_secs(1 << 32)).is_empty());
+}
+
+#[test]
 fn waiting_ends_with_an_answer_a_removal_or_the_timeout() {
     let start = Instant::now();
     let mut client = open(Protocol::Delta);

@@ -60,6 +60,9 @@ fn members(inputs: &ClusterInputs) -> Result<&[Arc<Cluster>], Refusal> {
     if inputs.members.is_loop {
         return Err(Refusal("the aggregate is, through its members, a member of itself".into()));
     }
+    if inputs.members.is_too_deep {
+        return Err(Refusal(format!("its members hold aggregates more than {} deep", super::members::DEEPEST)));
+    }
     let provides = |member: &&Arc<Cluster>| {
         !matches!(member.config.discovery, Discovery::Aggregate(_)) && member.config.discovery.provides_balancing()
     };

@@ -18,6 +18,9 @@ use crate::invalid::Problems;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cel(String);
 
+/// Of an expression as text: whoever walks it does so by recursion, and a chain such as `1+1+1` is as deep as it is long.
+const MAX_LENGTH: usize = 4096;
+
 /// What expressions may refer to.
 const ATTRIBUTES: &[(&str, &[&str])] = &[
     (
@@ -126,6 +129,9 @@ pub(super) fn decode_expression(proto: &CelExpression, p: &mut Problems) -> Opti
         (None, Some(parsed), _) => old(parsed.encode_to_vec()),
         (None, None, Some(checked)) => {
             pb::CheckedExpr::decode(&*checked.encode_to_vec()).ok().and_then(|checked| checked.expr)
+        }
+        (None, None, None) if proto.cel_expr_string.len() > MAX_LENGTH => {
+            return p.refuse_at("cel_expr_string", format!("is longer than {MAX_LENGTH} bytes"));
         }
         (None, None, None) if !proto.cel_expr_string.is_empty() => {
             return p.at("cel_expr_string", |p| Cel::parse(&proto.cel_expr_string, p));

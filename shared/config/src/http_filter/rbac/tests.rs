@@ -119,6 +119,14 @@ fn what_is_wrong_is_refused_with_its_path() {
 }
 
 #[test]
+fn an_expression_as_text_is_only_so_long() {
+    let expression = |length| CelExpression { cel_expr_string: "1".repeat(length), ..Default::default() };
+    assert_eq!(problems(|p| _ = cel::decode_expression(&expression(9), p)), "");
+    let refused = problems(|p| _ = cel::decode_expression(&expression(4097), p));
+    assert_eq!(refused, "cel_expr_string: is longer than 4096 bytes");
+}
+
+#[test]
 fn a_matcher_takes_expressions_and_actions() {
     let extension = |any: Any| Some(TypedExtensionConfig { name: "x".into(), typed_config: Some(any) });
     let expression = CelExpression { cel_expr_string: "request.method == 'GET'".into(), ..Default::default() };
