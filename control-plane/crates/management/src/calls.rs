@@ -2,9 +2,11 @@
 //!
 //! A call that is not in the table does not exist, whoever asks.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -65,6 +67,9 @@ pub(crate) async fn guard(State(access): State<Arc<Access>>, mut request: Reques
         None => over_rest(&request),
     };
     let outcome = call.map(|call| {
+        if *access == Access::Open && is_from_a_page(&request) {
+            return Err(Failure::Unauthenticated("web pages may not ask a server that wants no tokens"));
+        }
         let authorization = request.headers().get("authorization").and_then(|v| v.to_str().ok());
         access.caller(authorization, call)
     });
@@ -81,6 +86,18 @@ pub(crate) async fn guard(State(access): State<Arc<Access>>, mut request: Reques
             other_methods(path.as_ref().map_or("", MatchedPath::as_str)).await
         }
     }
+}
+
+/// Whether a browser may have sent this for the page of some site: it says so, or the server was reached by a name, which
+/// may be that of the site (DNS rebinding). Where nobody has to know a token, any page could change everything.
+fn is_from_a_page(request: &Request) -> bool {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let by_page = header("origin").is_some() || header("sec-fetch-site").is_some_and(|site| site != "none");
+    let authority: Option<Authority> = header("host").and_then(|host| host.parse().ok());
+    let host = request.uri().host().or(authority.as_ref().map(Authority::host)).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let by_name = !host.is_empty() && !host.eq_ignore_ascii_case("localhost") && address.parse::<IpAddr>().is_err();
+    by_page || by_name
 }
 
 /// The path is there with another method, or not at all.
@@ -118,5 +135,26 @@ mod tests {
         assert_eq!(methods, listed);
         let paths: BTreeSet<_> = CALLS.iter().map(|c| c.rest).collect();
         assert_eq!(paths.len(), CALLS.len());
+    }
+
+    #[test]
+    fn what_a_page_may_have_sent_is_told_from_what_a_program_sends() {
+        let check = |uri: &str, fields: &[(&str, &str)], expected| {
+            let builder = fields.iter().fold(Request::builder().uri(uri), |request, (n, v)| request.header(*n, *v));
+            let request = builder.body(axum::body::Body::empty()).expect("a request");
+            assert_eq!(is_from_a_page(&request), expected, "{uri} {fields:?}");
+        };
+        check("/v1/nodes", &[("host", "127.0.0.1:18001")], false);
+        check("/v1/nodes", &[("host", "[::1]:18001")], false);
+        check("/v1/nodes", &[("host", "LocalHost")], false);
+        check("/v1/nodes", &[], false);
+        check("/v1/nodes", &[("host", "localhost"), ("sec-fetch-site", "none")], false);
+        check("http://127.0.0.1:1/v1/nodes", &[], false);
+        check("http://[::1]:1/v1/nodes", &[], false);
+        check("/v1/nodes", &[("host", "evil.example:18001")], true);
+        check("http://evil.example:1/v1/nodes", &[], true);
+        check("/v1/nodes", &[("host", "127.0.0.1"), ("origin", "http://evil.example")], true);
+        check("/v1/nodes", &[("host", "127.0.0.1"), ("origin", "null")], true);
+        check("/v1/nodes", &[("host", "127.0.0.1"), ("sec-fetch-site", "cross-site")], true);
     }
 }

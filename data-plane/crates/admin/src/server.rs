@@ -141,14 +141,23 @@ pub(crate) fn answer(admin: &Admin, request: &Request<()>) -> Response<Full<Byte
     to_response((found.answer)(admin, &query))
 }
 
-/// Whether a browser sends this on behalf of another site's page.
+/// Whether a browser sends this on behalf of another site's page. A name of that site may lead here as well (DNS
+/// rebinding), so that a page may change things only where it was found by an address or as `localhost`.
 fn is_foreign(request: &Request<()>) -> bool {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if let Some(site) = header("sec-fetch-site") {
-        return !matches!(site, "same-origin" | "none");
+    let (site, origin) = (header("sec-fetch-site"), header("origin"));
+    let host = header("host").unwrap_or_default();
+    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let is_rebound = !name.eq_ignore_ascii_case("localhost") && address.parse::<std::net::IpAddr>().is_err();
+    match site {
+        Some(site) if !matches!(site, "same-origin" | "none") => return true,
+        None if origin.is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != Some(host)) => {
+            return true;
+        }
+        _ => {}
     }
-    let Some(origin) = header("origin") else { return false };
-    origin.split_once("://").map(|(_, host)| host) != header("host")
+    (site.is_some() || origin.is_some()) && is_rebound
 }
 
 fn to_response(answer: Answer) -> Response<Full<Bytes>> {

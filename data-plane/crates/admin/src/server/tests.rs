@@ -194,6 +194,10 @@ fn what_changes_something_is_post_only_and_not_for_other_sites() {
         assert_eq!(call(&admin, &format!("POST {}", path.path), &[("sec-fetch-site", "cross-site")]).0, 403);
         let foreign = [("origin", "http://evil.example"), ("host", "127.0.0.1:9901")];
         assert_eq!(call(&admin, &format!("POST {}", path.path), &foreign).0, 403);
+        let rebound = [("origin", "http://evil.example:9901"), ("host", "evil.example:9901")];
+        assert_eq!(call(&admin, &format!("POST {}", path.path), &rebound).0, 403);
+        let rebound = [("sec-fetch-site", "same-origin"), ("host", "evil.example")];
+        assert_eq!(call(&admin, &format!("POST {}", path.path), &rebound).0, 403);
     }
     assert!(fake.calls.lock().unwrap().is_empty());
     assert_eq!(call(&admin, "POST /ready", &[]).0, 405);
@@ -202,6 +206,11 @@ fn what_changes_something_is_post_only_and_not_for_other_sites() {
         ["/healthcheck/fail", "/healthcheck/ok", "/drain_listeners?graceful&skip_exit", "/reopen_logs", "/quitquitquit"]
     {
         assert_eq!(call(&admin, &format!("POST {path}"), &own), (200, "OK\n".into()));
+    }
+    for own in ["[::1]:9901", "localhost"] {
+        let fields = [("origin", &*format!("http://{own}")), ("host", own)];
+        assert_eq!(call(&admin, "POST /nothing", &fields).0, 404);
+        assert_eq!(call(&admin, "POST /reset_counters", &fields).0, 200);
     }
     let drain = "Drain { graceful: true, skip_exit: true, inbound_only: false }";
     assert_eq!(*fake.calls.lock().unwrap(), ["fail true", "fail false", drain, "reopen", "quit"]);
