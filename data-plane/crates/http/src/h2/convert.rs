@@ -253,7 +253,9 @@ pub(super) fn error(error: &h2::Error) -> StreamError {
 pub(super) fn server_error(error: &h2::Error) -> StreamError {
     let found = self::error(error);
     match found.kind {
-        StreamErrorKind::Reset(_) if error.is_library() => StreamError { kind: StreamErrorKind::Protocol("http2_codec_error"), ..found },
+        StreamErrorKind::Reset(_) if error.is_library() => {
+            StreamError { kind: StreamErrorKind::Protocol("http2_codec_error"), ..found }
+        }
         _ => found,
     }
 }
