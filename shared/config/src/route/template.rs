@@ -151,10 +151,10 @@ impl Parser {
         }
         if let Some(rest) = text.strip_prefix("**") {
             self.seen_rest = true;
-            self.regex.push_str(&format!("[{LITERAL}=/]*"));
+            self.regex.push_str(&format!("[{LITERAL}*=/]*"));
             return Ok(rest);
         }
-        self.regex.push_str(&format!("[{LITERAL}=]+"));
+        self.regex.push_str(&format!("[{LITERAL}*=]+"));
         Ok(&text[1..])
     }
 
@@ -269,6 +269,9 @@ mod tests {
         check("/media/{file=*}.m4s", "/media/a.m4s", true);
         check("/media/{file=*}.m4s", "/media/axm4s", false);
         check("/{a=x/*}/end", "/x/y/end", true);
+        check("/foo/*", "/foo/*", true);
+        check("/foo/{x}", "/foo/**", true);
+        check("/foo/**", "/foo/*/x", true);
         check("/foo/", "/foo/", true);
         check("/foo/", "/foo", false);
         check("/", "/", true);
