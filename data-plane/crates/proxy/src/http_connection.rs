@@ -67,6 +67,7 @@ enum End {
     Idle,
     TooOld,
     TooManyRequests,
+    TooManyResets,
     Drained,
     /// We closed it for another reason.
     Local,
@@ -80,6 +81,7 @@ impl End {
             Self::Remote => return stats.downstream_cx_destroy_remote().inc(shard),
             Self::Idle => stats.downstream_cx_idle_timeout().inc(shard),
             Self::TooOld => stats.downstream_cx_max_duration_reached().inc(shard),
+            Self::TooManyResets => stats.downstream_rq_too_many_premature_resets().inc(shard),
             Self::TooManyRequests => stats.downstream_cx_max_requests_reached().inc(shard),
             Self::Drained => stats.downstream_cx_drain_close().inc(shard),
             Self::Local => {}
@@ -333,8 +335,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
             Event::Accepted(Some(Ok(accepted))) => accepted,
             Event::Accepted(Some(Err(_)) | None) => return leaving.unwrap_or(End::Remote),
             Event::Ended if resets.are_too_many() && leaving.is_none() => {
-                view.hcm.stats.downstream_rq_too_many_premature_resets().inc(conn.worker.shard);
-                leaving = Some(End::Local);
+                leaving = Some(End::TooManyResets);
                 codec.abrupt_shutdown(Reset::EnhanceYourCalm);
                 continue;
             }
