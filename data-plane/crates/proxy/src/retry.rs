@@ -437,6 +437,7 @@ pub(crate) fn upstream_fault(error: &StreamError) -> Fault {
 
 // === impl Upstream ===
 
+#[allow(clippy::boxed_local, reason = "it comes in its box, and would have to be copied out of it")]
 impl Upstream {
     /// Who takes the report that may come with the trailers; `None` for nearly all clusters.
     pub(crate) fn reporter(&self) -> Option<Reporter> {
