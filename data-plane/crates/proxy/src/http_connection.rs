@@ -360,8 +360,7 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         idle_since = Instant::now();
         active.set(active.get() + 1);
         let (conn, hcm, active) = (Rc::clone(&conn), Arc::clone(&view.hcm), Rc::clone(&active));
-        let (ended, resets) = (Rc::clone(&ended), Rc::clone(&resets));
-        let start = idle_since;
+        let (ended, resets, start) = (Rc::clone(&ended), Rc::clone(&resets), idle_since);
         tokio::task::spawn_local(async move {
             let mut timer = LazyTimer::default();
             let down = ServerStream::H2(Box::new(down));
