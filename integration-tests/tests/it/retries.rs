@@ -1,12 +1,15 @@
 //! What happens when an origin fails: retries, timeouts, breakers, and what the client is told.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
 
-use integration_tests::config::{access_log, bootstrap, cluster, hcm, listener, merge, simple, socket, to, with_admin};
+use integration_tests::config::{
+    access_log, bootstrap, cluster, extension, hcm, listener, merge, simple, socket, to, with_admin,
+};
 use integration_tests::eventually::{eventually, found};
 use integration_tests::proxy::{Running, start};
-use integration_tests::upstream::{Origin, nowhere, reply};
+use integration_tests::upstream::{Origin, nowhere, reply, reply_with};
 use integration_tests::wire::Wire;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -303,6 +306,37 @@ fn requests_beyond_the_connections_wait_and_then_overflow() {
 }
 
 #[test]
+fn the_time_of_a_try_begins_after_the_wait_for_it() {
+    let (count, both) = (AtomicUsize::new(0), Barrier::new(2));
+    let origin = Origin::http(move |request| match request.path() {
+        "/both" => {
+            both.wait();
+            reply(200, "")
+        }
+        _ if count.fetch_add(1, Ordering::SeqCst) == 0 => reply_with(503, &[("retry-after", "2")], ""),
+        _ => {
+            std::thread::sleep(Duration::from_millis(50));
+            reply(200, "")
+        }
+    });
+    let policy = json!({
+        "retry_on": "5xx", "per_try_timeout": "1.8s",
+        "rate_limited_retry_back_off": { "reset_headers": [{ "name": "retry-after", "format": "SECONDS" }] },
+    });
+    let lab = lab(origin.address, json!({ "retry_policy": policy }));
+    // Two connections, so that both tries find one that is there.
+    let mut clients = [lab.proxy.connect(), lab.proxy.connect()];
+    for client in &mut clients {
+        client.send("GET /both HTTP/1.1\r\nhost: a\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.message().status(), 200);
+    }
+    assert_eq!(clients[0].ask(GET).status(), 200);
+    assert_eq!((lab.line(2), origin.connections()), ("200 - via_upstream 2".to_owned(), 2));
+}
+
+#[test]
 fn a_mirror_gets_a_copy_and_its_answer_is_dropped() {
     let (origin, mirror) = (Origin::http(|request| reply(200, &request.text())), Origin::text("ignored"));
     let clusters = vec![cluster("origin", &[origin.address]), cluster("mirror", &[mirror.address])];
@@ -314,6 +348,41 @@ fn a_mirror_gets_a_copy_and_its_answer_is_dropped() {
     eventually("the mirror has all", || mirror.seen().len() == 3);
     let seen = mirror.last();
     assert_eq!((seen.text(), seen.complete, seen.header("host")), ("body".into(), true, Some("a-shadow")));
+}
+
+#[test]
+fn what_a_mirror_answers_counts_at_its_endpoint() {
+    let origin = Origin::text("fine");
+    let report = ("endpoint-load-metrics", "TEXT rps_fractional=90, cpu_utilization=0.5");
+    let tired = Origin::http(move |_| reply_with(200, &[("x-envoy-degraded", "true"), report], "ignored"));
+    let kind = "load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
+    let policy = extension(kind, json!({ "blackout_period": "0s", "weight_update_period": "0.1s" }));
+    let mut mirror = cluster("mirror", &[tired.address, nowhere()]);
+    merge(
+        &mut mirror,
+        json!({
+            "load_balancing_policy": { "policies": [{ "typed_extension_config": policy }] },
+            "outlier_detection": { "detect_degraded_hosts": true, "base_ejection_time": "600s", "max_ejection_time": "600s" },
+        }),
+    );
+    let route = to("origin", json!({ "request_mirror_policies": [{ "cluster": "mirror" }] }));
+    let clusters = vec![cluster("origin", &[origin.address]), mirror];
+    let proxy = start(&with_admin(bootstrap(vec![listener("main", hcm(route))], clusters)));
+    let mut client = proxy.connect();
+    for _ in 0..2 {
+        assert_eq!(client.ask(GET).text(), "fine");
+    }
+    for (name, wanted) in [
+        ("membership_degraded", 1),
+        ("max_host_weight", 180),
+        ("upstream_rq_200", 1),
+        ("upstream_rq_503", 1),
+        ("upstream_rq_total", 2),
+        ("upstream_rq_active", 0),
+        ("upstream_cx_connect_fail", 1),
+    ] {
+        eventually(name, || proxy.stat(&format!("cluster.mirror.{name}")) == wanted);
+    }
 }
 
 #[test]

@@ -82,9 +82,14 @@ impl Clocks {
     /// Reads the clock and settles what was touched.
     pub(crate) fn settle(&mut self) {
         if std::mem::take(&mut self.touched) {
-            self.now = Instant::now();
+            self.read();
             self.last_activity = self.now;
         }
+    }
+
+    /// Reads the clock, after a time in which nothing moved.
+    pub(crate) fn read(&mut self) {
+        self.now = Instant::now();
     }
 
     /// The request is complete and the route is known: the clock of the route runs.

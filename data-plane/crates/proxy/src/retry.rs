@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use dp_http::flags::Flags;
 use dp_http::stream::{ClientStream, Reset, StreamError, StreamErrorKind};
-use dp_http::{RequestHead, ResponseHead, name};
+use dp_http::{RequestHead, ResponseHead};
 use dp_upstream::{Asked, Checkout, CheckoutOptions, ConnectError, Endpoint, Guard, Outcome, Proxied, Resource};
 use shared_config::cluster::HttpOptions;
 use shared_config::route::RetryPolicy;
@@ -33,8 +33,7 @@ pub(crate) use hedge::Hedges;
 use decide::{Lost, Tries, Verdict};
 use hedge::Rival;
 use pick::{Tried, pick};
-pub(crate) use running::Reporter;
-use running::Running;
+pub(crate) use running::{Asker, Reporter, Running, charge_fault};
 
 /// A try that brought the head of a response.
 pub(crate) struct Upstream {
@@ -44,7 +43,7 @@ pub(crate) struct Upstream {
 }
 
 /// Why a try brought none.
-enum Failure {
+pub(crate) enum Failure {
     /// Nothing that another try could mend: the client left, a deadline of the stream passed, a filter replied.
     Final(Fault),
     Connect(ConnectError),
@@ -74,7 +73,7 @@ pub(crate) async fn send(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box
     let (stats, shard) = (&chosen.cluster.state.stats, stream.worker.shard);
     match &sent {
         Ok(upstream) => upstream.request.charge(&upstream.head, stream.clocks.now),
-        Err(fault) => running::charge_fault(stats, shard, fault),
+        Err(fault) => charge_fault(stats, shard, fault),
     }
     if stream.body.was_given_up() {
         stats.retry_or_shadow_abandoned().inc(shard);
@@ -99,6 +98,10 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<
     let mut retrying: Option<Guard> = None;
     loop {
         tries.made += 1;
+        if tries.made > 1 {
+            // The try before and the wait for this one took their time.
+            stream.clocks.read();
+        }
         stream.body.rewind();
         let mut asked = None;
         match attempt(stream, chosen, &tries, &mut tried).await {
@@ -197,7 +200,13 @@ async fn attempt(
     let this_try = chosen.for_try(&mut stream.worker.rng());
     let chosen = &*this_try;
     let endpoint = pick(stream, chosen, tried)?;
-    let mut request = Running::begin(stream, chosen, &endpoint)?;
+    let asker = Asker {
+        priority: chosen.priority,
+        shard: stream.worker.shard,
+        by_status: stream.chain().router().is_none_or(|router| router.dynamic_stats),
+        now: stream.clocks.now,
+    };
+    let mut request = Running::begin(&chosen.cluster, &endpoint, &asker)?;
     stream.info.upstream.attempts = tries.made;
     stream.info.upstream.host = Some(endpoint.address.clone());
     stream.info.host_metadata.clone_from(&endpoint.shown_metadata);
@@ -227,9 +236,6 @@ async fn attempt(
     stream.clocks.connected = false;
     match answered {
         Ok(head) => {
-            if endpoint.checked && head.headers.contains(&name::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
-                chosen.cluster.fail_passively(&endpoint);
-            }
             request.answered(&stream.request, &head, stream.clocks.now);
             Ok(Box::new(Upstream { checkout, head, request }))
         }
@@ -411,7 +417,7 @@ impl Failure {
         }
     }
 
-    fn fault(self) -> Fault {
+    pub(crate) fn fault(self) -> Fault {
         match self {
             Self::Final(fault) => fault,
             Self::Connect(error) if error.is_overflow() => Fault::Overflow,

@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +13,12 @@ use dp_http::info::ConnectionInfo;
 use dp_http::stream::{ClientStream, Reset, StreamError};
 use dp_http::{Frame, Headers, RequestHead};
 use dp_snapshot::Forward;
-use dp_upstream::{CheckoutOptions, Cluster, Destination, Outcome, PickContext, Proxied};
+use dp_upstream::{CheckoutOptions, Cluster, Destination, Outcome, PickContext, Priority, Proxied};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use crate::fault::Fault;
+use crate::retry::{Asker, Failure, Running, charge_fault};
 use crate::route;
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -23,7 +26,7 @@ use crate::worker::Worker;
 /// Pieces of a body that may wait for a slow mirror.
 const AHEAD: usize = 64;
 
-/// The longest a mirrored request may take.
+/// The longest a mirrored request may wait for its connection, and for its answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where the body of a request is copied to, for each mirror that still follows.
@@ -56,15 +59,12 @@ pub(crate) fn send(stream: &mut Stream<'_>, plan: &Forward) {
         let worker = Rc::clone(&stream.conn.worker);
         let connection = Arc::clone(&stream.info.connection);
         if end {
-            tokio::task::spawn_local(tokio::time::timeout(PATIENCE, run(worker, cluster, connection, head, None)));
+            tokio::task::spawn_local(run(worker, cluster, connection, head, None));
             continue;
         }
         let (sender, receiver) = mpsc::channel(AHEAD);
         stream.shadows.0.push(sender);
-        tokio::task::spawn_local(tokio::time::timeout(
-            PATIENCE,
-            run(worker, cluster, connection, head, Some(receiver)),
-        ));
+        tokio::task::spawn_local(run(worker, cluster, connection, head, Some(receiver)));
     }
 }
 
@@ -116,34 +116,44 @@ async fn run(
     let Ok((cluster, endpoint)) = picked else { return };
     let proxied = cluster.config.proxy_protocol.as_ref().map(|_| Proxied::of(&connection, &[]));
     let options = CheckoutOptions { downstream: head.protocol, proxied, ..CheckoutOptions::default() };
-    let observe = |outcome| cluster.observe(&endpoint, outcome, worker.index());
-    let mut checkout = match worker.pools.checkout(&cluster, &endpoint, &options).await {
-        Ok(checkout) => checkout,
-        Err(error) if error.is_overflow() => return,
-        Err(_) => return observe(Outcome::Failed),
+    let asker = Asker { priority: Priority::Default, shard: worker.shard, by_status: true, now: Instant::now() };
+    // What becomes of a mirrored request counts at its endpoint like that of any other.
+    let Ok(mut request) = Running::begin(&cluster, &endpoint, &asker) else { return };
+    let lose = |failure: Failure, request: Running, is_stale| {
+        request.lost(&failure, is_stale);
+        charge_fault(&cluster.state.stats, worker.shard, &failure.fault());
     };
-    observe(Outcome::Connected);
-    match exchange(&mut checkout.stream, &head, &mut body).await {
-        Ok(Some(status)) => {
-            observe(Outcome::Response(status));
-            checkout.finish();
-        }
-        Ok(None) => checkout.stream.reset(Reset::Cancel),
-        Err(_) => {
-            observe(Outcome::Failed);
-            checkout.stream.reset(Reset::Cancel);
-        }
-    }
+    let mut checkout = match tokio::time::timeout(PATIENCE, worker.pools.checkout(&cluster, &endpoint, &options)).await
+    {
+        Ok(Ok(checkout)) => checkout,
+        Ok(Err(error)) => return lose(Failure::Connect(error), request, false),
+        Err(_) => return lose(Failure::Final(Fault::RouteTimeout), request, false),
+    };
+    request.observe(Outcome::Connected);
+    let failure =
+        match tokio::time::timeout(PATIENCE, exchange(&mut checkout.stream, &head, &mut body, &mut request)).await {
+            Ok(Ok(true)) => {
+                request.finish();
+                return checkout.finish();
+            }
+            Ok(Ok(false)) => Failure::Final(Fault::DownstreamGone),
+            Ok(Err(error)) => Failure::Stream { error, reused: checkout.reused },
+            Err(_) => Failure::Final(Fault::RouteTimeout),
+        };
+    checkout.stream.reset(Reset::Cancel);
+    let is_stale = matches!(&failure, Failure::Stream { error, reused: true } if error.retry_safe);
+    lose(failure, request, is_stale);
 }
 
-/// The status of the answer; `None` when the request was given up on its way.
+/// Sends the request and reads the answer to its end; false when the request was given up on its way.
 async fn exchange(
     up: &mut ClientStream,
     head: &RequestHead,
     body: &mut Option<mpsc::Receiver<Piece>>,
-) -> Result<Option<u16>, StreamError> {
+    request: &mut Running,
+) -> Result<bool, StreamError> {
     up.send_head(head, body.is_none())?;
-    let mut answered = None;
+    let mut answered = false;
     poll_fn(|cx| {
         while let Some(pieces) = body {
             if up.poll_ready(cx)?.is_pending() {
@@ -161,25 +171,30 @@ async fn exchange(
                     *body = None;
                 }
                 // The request itself was given up.
-                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Ready(None) => return Poll::Ready(Ok(false)),
             }
         }
         let _ = up.poll_flush(cx)?;
-        let status = loop {
-            if let Some(status) = answered {
-                break status;
+        while !answered {
+            let response = ready!(up.poll_head(cx)?);
+            if !response.is_informational() {
+                let now = Instant::now();
+                request.answered(head, &response, now);
+                request.charge(&response, now);
+                answered = true;
             }
-            match up.poll_head(cx)? {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(head) => answered = Some(head.status).filter(|_| !head.is_informational()),
-            }
-        };
+        }
         loop {
-            match up.poll_body(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None | Some(Ok(Frame::Trailers(_)))) => return Poll::Ready(Ok(Some(status))),
-                Poll::Ready(Some(Ok(Frame::Data(_)))) => {}
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+            match ready!(up.poll_body(cx)) {
+                None => return Poll::Ready(Ok(true)),
+                Some(Ok(Frame::Data(_))) => {}
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    if let Some(reporter) = request.reporter() {
+                        reporter.trailers(&trailers, Instant::now());
+                    }
+                    return Poll::Ready(Ok(true));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
     })

@@ -104,8 +104,13 @@ pub(super) fn network_filters(protos: &[pb::Filter], p: &mut Problems) -> Option
             None => {}
         }
     }
-    if others.iter().any(|f| matches!(f, NetworkFilter::SniForward(_))) && matches!(terminal, Some(Terminal::Http(_))) {
-        p.refuse("sni_dynamic_forward_proxy is only for tcp_proxy");
+    for filter in others.iter().filter(|_| matches!(terminal, Some(Terminal::Http(_)))) {
+        // Where requests go is said by their routes.
+        match filter {
+            NetworkFilter::SniCluster => p.refuse("sni_cluster is only for tcp_proxy"),
+            NetworkFilter::SniForward(_) => p.refuse("sni_dynamic_forward_proxy is only for tcp_proxy"),
+            _ => {}
+        }
     }
     let terminal = if protos.is_empty() { Some(Terminal::Close) } else { terminal };
     (p.count() == before).then_some((others, terminal?))

@@ -197,15 +197,17 @@ fn limits_of_connections_are_read() {
 
 #[test]
 fn connections_are_forwarded_by_name_to_one_port_and_only_by_a_tcp_proxy() {
-    let decoded = |fields: &str, last: &str| {
+    let of = |first: &str, last: &str| {
         let package = "type.googleapis.com/envoy.extensions.filters.network";
         let yaml = format!(
             "{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [\
-             {{name: s, typed_config: {{'@type': {package}.sni_dynamic_forward_proxy.v3.FilterConfig, \
-             dns_cache_config: {{name: d}}, {fields}}}}}, \
+             {{name: s, typed_config: {{'@type': {package}.{first}}}}}, \
              {{name: x, typed_config: {{'@type': {package}.{last}}}}}]}}]}}"
         );
         read(&yaml).0
+    };
+    let decoded = |fields: &str, last: &str| {
+        of(&format!("sni_dynamic_forward_proxy.v3.FilterConfig, dns_cache_config: {{name: d}}, {fields}"), last)
     };
     let tcp = "tcp_proxy.v3.TcpProxy, stat_prefix: x, cluster: c";
     let listener = decoded("port_value: 443", tcp).unwrap();
@@ -220,4 +222,7 @@ fn connections_are_forwarded_by_name_to_one_port_and_only_by_a_tcp_proxy() {
     let http = "http_connection_manager.v3.HttpConnectionManager, stat_prefix: x, route_config: {}, http_filters: [{name: r, \
                 typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]";
     check("port_value: 443", http, "sni_dynamic_forward_proxy is only for tcp_proxy");
+    let by_cluster = "sni_cluster.v3.SniCluster";
+    assert!(of(by_cluster, tcp).is_ok());
+    assert!(of(by_cluster, http).unwrap_err().contains("sni_cluster is only for tcp_proxy"));
 }

@@ -26,6 +26,8 @@ pub struct Pool {
     pub retries: Option<u32>,
     /// Retries as a share of the active requests.
     pub budget: Option<Percent>,
+    /// The share is that of the requests of the last so long.
+    pub budget_interval: Option<Duration>,
     /// So many retries are allowed whatever the share.
     pub min_retries: Option<u32>,
 }
@@ -74,7 +76,7 @@ pub enum ProxyProtocol {
 
 // === reading ===
 
-const POOL: [&str; 6] = ["connections", "pending", "requests", "retries", "budget", "min_retries"];
+const POOL: [&str; 7] = ["connections", "pending", "requests", "retries", "budget", "budget_interval", "min_retries"];
 
 pub(crate) fn limits(r: &mut Reader<'_>, node: &Node) -> Option<Limits> {
     const LIMITS: Keys = Keys {
@@ -84,6 +86,7 @@ pub(crate) fn limits(r: &mut Reader<'_>, node: &Node) -> Option<Limits> {
             "requests",
             "retries",
             "budget",
+            "budget_interval",
             "min_retries",
             "high",
             "connections_per_endpoint",
@@ -110,8 +113,10 @@ fn pool(r: &mut Reader<'_>, fields: &Fields<'_>) -> Pool {
     let (connections, pending, requests) = (number("connections"), number("pending"), number("requests"));
     let (retries, min_retries) = (number("retries"), number("min_retries"));
     let budget = r.field(fields, "budget", Reader::percent);
+    let budget_interval = r.field(fields, "budget_interval", Reader::duration);
     r.at_most_one(fields, &["retries", "budget"]);
-    Pool { connections, pending, requests, retries, budget, min_retries }
+    r.at_most_one(fields, &["retries", "budget_interval"]);
+    Pool { connections, pending, requests, retries, budget, budget_interval, min_retries }
 }
 
 pub(crate) fn connections(r: &mut Reader<'_>, fields: &Fields<'_>, limits: &Limits) -> Connections {

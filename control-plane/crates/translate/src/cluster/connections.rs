@@ -23,7 +23,7 @@ fn breakers(model: &Model, cluster: &Cluster) -> Option<Value> {
     let limits = &cluster.limits;
     let mut default = threshold(&limits.default);
     if let (Some(hundredths), None) = (budget(model, &cluster.name), limits.default.budget) {
-        default["retry_budget"] = json!({ "budget_percent": { "value": f64::from(hundredths) / 100.0 } });
+        default["retry_budget"]["budget_percent"] = json!({ "value": f64::from(hundredths) / 100.0 });
     }
     let mut thresholds = Vec::new();
     if default != json!({}) {
@@ -49,6 +49,7 @@ fn threshold(pool: &Pool) -> Value {
     set(&mut value, "max_retries", pool.retries);
     let mut budget = json!({});
     set(&mut budget, "budget_percent", pool.budget.map(percent));
+    set(&mut budget, "budget_interval", pool.budget_interval.map(duration));
     set(&mut budget, "min_retry_concurrency", pool.min_retries);
     set(&mut value, "retry_budget", (budget != json!({})).then_some(budget));
     value

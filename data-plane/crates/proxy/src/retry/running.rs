@@ -6,17 +6,24 @@ use std::sync::atomic::Ordering::Relaxed;
 use dp_http::{Headers, RequestHead, ResponseHead, StreamErrorKind, name};
 use dp_upstream::endpoint::ActiveRequest;
 use dp_upstream::stats::ClusterStats;
-use dp_upstream::{Cluster, Endpoint, Guard, Outcome, Resource};
+use dp_upstream::{Cluster, Endpoint, Guard, Outcome, Priority, Resource};
 use tokio::time::Instant;
 
 use super::Failure;
 use crate::clocks::Expired;
 use crate::fault::Fault;
 use crate::reply;
-use crate::route::Chosen;
-use crate::stream::Stream;
 
-pub(super) struct Running {
+/// Who asks, and when.
+pub(crate) struct Asker {
+    pub(crate) priority: Priority,
+    pub(crate) shard: usize,
+    /// Responses are counted by their status.
+    pub(crate) by_status: bool,
+    pub(crate) now: Instant,
+}
+
+pub(crate) struct Running {
     cluster: Arc<Cluster>,
     endpoint: Arc<Endpoint>,
     active: Option<ActiveRequest>,
@@ -48,12 +55,11 @@ impl Reporter {
 
 impl Running {
     /// Counts the request in, unless too many are in progress.
-    pub(super) fn begin(stream: &Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoint>) -> Result<Self, Fault> {
-        let cluster = &chosen.cluster;
-        let shard = stream.worker.shard;
-        let guard = cluster.admit(Resource::Requests, chosen.priority, stream.worker.index());
+    pub(crate) fn begin(cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>, asker: &Asker) -> Result<Self, Fault> {
+        let shard = asker.shard;
+        let guard = cluster.admit(Resource::Requests, asker.priority, shard - 1);
         let guard = guard.ok_or(Fault::Overflow)?;
-        cluster.note_started(chosen.priority, stream.clocks.now);
+        cluster.note_started(asker.priority, asker.now);
         cluster.state.stats.upstream_rq_total().inc(shard);
         cluster.state.stats.upstream_rq_active().inc(shard);
         Ok(Self {
@@ -62,20 +68,23 @@ impl Running {
             active: Some(endpoint.state.begin_request()),
             _guard: guard,
             shard,
-            since: stream.clocks.now,
-            by_status: stream.chain().router().is_none_or(|router| router.dynamic_stats),
+            since: asker.now,
+            by_status: asker.by_status,
             reported: false,
             good: false,
         })
     }
 
     /// Tells outlier detection how it went.
-    pub(super) fn observe(&self, outcome: Outcome) {
+    pub(crate) fn observe(&self, outcome: Outcome) {
         self.cluster.observe(&self.endpoint, outcome, self.shard - 1);
     }
 
     /// The head of the response came.
-    pub(super) fn answered(&mut self, request: &RequestHead, head: &ResponseHead, now: Instant) {
+    pub(crate) fn answered(&mut self, request: &RequestHead, head: &ResponseHead, now: Instant) {
+        if self.endpoint.checked && head.headers.contains(&name::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
+            self.cluster.fail_passively(&self.endpoint);
+        }
         self.cluster.note_head(&self.endpoint.state, self.since, now);
         self.reported = self.cluster.note_report(&self.endpoint.state, &head.headers, now);
         if let Some(active) = &self.active {
@@ -88,13 +97,13 @@ impl Running {
     }
 
     /// Who takes the report that may come with the trailers.
-    pub(super) fn reporter(&self) -> Option<Reporter> {
+    pub(crate) fn reporter(&self) -> Option<Reporter> {
         let wanted = self.cluster.wants_reports() && !self.reported;
         wanted.then(|| Reporter { cluster: Arc::clone(&self.cluster), endpoint: Arc::clone(&self.endpoint) })
     }
 
     /// Counts the response that the client gets.
-    pub(super) fn charge(&self, head: &ResponseHead, now: Instant) {
+    pub(crate) fn charge(&self, head: &ResponseHead, now: Instant) {
         if !self.by_status {
             return;
         }
@@ -120,7 +129,7 @@ impl Running {
     }
 
     /// The try brought no head. `stale`: because the connection had been idle for too long, which is nobody's fault.
-    pub(super) fn lost(mut self, failure: &Failure, stale: bool) {
+    pub(crate) fn lost(mut self, failure: &Failure, stale: bool) {
         match failure {
             Failure::Connect(error) if error.is_overflow() => {}
             Failure::Connect(_) => self.observe(Outcome::Failed),
@@ -162,7 +171,7 @@ impl Running {
     }
 
     /// Whether it succeeded is known by its response.
-    pub(super) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.cluster.note_end(&self.endpoint.state, self.since);
         let good = self.good;
         self.end(good);
@@ -184,7 +193,7 @@ impl Drop for Running {
 }
 
 /// Counts an answer of the proxy's own, in the place of the upstream's.
-pub(super) fn charge_fault(stats: &ClusterStats, shard: usize, fault: &Fault) {
+pub(crate) fn charge_fault(stats: &ClusterStats, shard: usize, fault: &Fault) {
     if let Some(status) = fault.upstream_status() {
         charge(stats, shard, status);
     }
