@@ -61,7 +61,7 @@ impl Plane {
     async fn http(&self, request: &str, body: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.management).await.expect("connects");
         let length = body.len();
-        let text = format!("{request}host: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+        let text = format!("{request}host: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
         stream.write_all(text.as_bytes()).await.expect("writes");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("reads");
@@ -496,7 +496,7 @@ async fn a_route_is_tested_against_the_newest_revision_and_revisions_are_watched
     assert!(status == 400 && answer.contains("is not a URL"), "{answer}");
 
     let mut stream = TcpStream::connect(plane.management).await.expect("connects");
-    let request = "GET /v1/watch/revisions HTTP/1.1\r\nhost: x\r\n\r\n";
+    let request = "GET /v1/watch/revisions HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(request.as_bytes()).await.expect("writes");
     let mut seen = String::new();
     for wanted in ["id: 1", "id: 2"] {

@@ -204,7 +204,7 @@ fn policies_by_response_time_prefer_the_faster_endpoint() {
         [policy("PeakEwma", json!({ "decay_time": "1s" })), policy("LeastTime", json!({ "measure": "LAST_BYTE" }))]
     {
         let slow = Origin::http(|_| {
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(Duration::from_millis(200));
             reply(200, "slow")
         });
         let fast = Origin::text("fast");

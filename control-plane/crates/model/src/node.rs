@@ -17,6 +17,9 @@ pub const MAX_TEXT: usize = 16 << 20;
 /// How deep lists and maps of a text may be nested.
 const MAX_DEPTH: usize = 100;
 
+/// What the YAML library needs for that, several times over: in a debug build a level takes 40 KiB.
+const STACK: usize = 32 << 20;
+
 /// How a text tagged `!file` begins.
 pub const FILE_TAG: &str = "!file ";
 
@@ -73,21 +76,28 @@ impl Node {
         if text.len() > MAX_TEXT {
             return Err(refused(0, 0, format!("longer than {MAX_TEXT} bytes")));
         }
-        // Trees are walked by recursion.
-        let budget: Option<serde_saphyr::Budget> = serde_saphyr::budget! { max_depth: MAX_DEPTH };
-        let options = serde_saphyr::options! {
-            budget: budget,
-            duplicate_keys: DuplicateKeyPolicy::Error,
-            strict_booleans: true,
-            with_snippet: false,
-        };
-        let documents =
-            serde_saphyr::from_multiple_with_options::<Spanned<Tagged<Raw>>>(text, options).map_err(|e| {
+        let parse = || {
+            // Trees are walked by recursion.
+            let budget: Option<serde_saphyr::Budget> = serde_saphyr::budget! { max_depth: MAX_DEPTH };
+            let options = serde_saphyr::options! {
+                budget: budget,
+                duplicate_keys: DuplicateKeyPolicy::Error,
+                strict_booleans: true,
+                with_snippet: false,
+            };
+            let documents = serde_saphyr::from_multiple_with_options::<Spanned<Tagged<Raw>>>(text, options);
+            let documents = documents.map_err(|e| {
                 let e = e.without_snippet();
                 let (line, column) = e.location().map_or((0, 0), |l| (small(l.line()), small(l.column())));
                 refused(line, column, bare_message(&e.to_string()))
             })?;
-        Ok(documents.into_iter().map(|d| with_places(d, text)).collect())
+            Ok(documents.into_iter().map(|d| with_places(d, text)).collect())
+        };
+        // The caller may be a thread of a runtime, whose stack is small.
+        std::thread::scope(|scope| match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, parse) {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(error) => Err(refused(0, 0, format!("there is no thread to read it: {error}"))),
+        })
     }
 
     pub fn to_json(&self) -> Json {

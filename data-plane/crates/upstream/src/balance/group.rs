@@ -44,6 +44,9 @@ struct Odds {
     mean: f64,
 }
 
+/// Draws for another endpoint than the first one.
+const MORE_DRAWS: usize = 4;
+
 // === impl Group ===
 
 impl Group {
@@ -150,14 +153,23 @@ impl Group {
         candidates[..count].iter().find(|(_, upto)| target < *upto).unwrap_or(&candidates[count - 1]).0
     }
 
-    /// Of two endpoints drawn by weight, the one with the shorter expected wait.
+    /// Of two different endpoints drawn by weight, the one with the shorter expected wait.
     fn shortest_wait(&self, config: &PeakEwma, odds: Option<&Odds>, draw: &mut Draw<'_>) -> usize {
         let now = draw.now.map(latency::moment);
-        let mut draw_one = || match odds {
-            Some(odds) => odds.alias.draw(draw.rng),
-            None => draw.rng.usize(..self.endpoints.len()),
+        let count = self.endpoints.len();
+        let (first, second) = match odds {
+            Some(odds) => {
+                let first = odds.alias.draw(draw.rng);
+                // One with nearly all the weight is drawn again and again.
+                let second = (0..MORE_DRAWS).map(|_| odds.alias.draw(draw.rng)).find(|index| *index != first);
+                (first, second.unwrap_or(first))
+            }
+            None if count < 2 => (0, 0),
+            None => {
+                let first = draw.rng.usize(..count);
+                (first, (first + draw.rng.usize(1..count)) % count)
+            }
         };
-        let (first, second) = (draw_one(), draw_one());
         if first == second {
             return first;
         }

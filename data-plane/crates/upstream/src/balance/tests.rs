@@ -362,10 +362,11 @@ fn measured(algorithm: Algorithm, weights: &[u32], millis: &[u64]) -> Arc<Cluste
 
 #[test]
 fn the_faster_of_two_endpoints_is_picked() {
-    // Of two draws one is the slow endpoint alone a quarter of the time.
-    check_shares(&measured(peak_ewma(), &[1, 1], &[10, 100]), false, &[0.75, 0.25], 0.01);
+    check_shares(&measured(peak_ewma(), &[1, 1], &[10, 100]), false, &[1.0, 0.0], 0.0);
+    // Of two different ones the slowest of three is never the better one.
+    check_shares(&measured(peak_ewma(), &[1, 1, 1], &[10, 100, 20]), false, &[2.0 / 3.0, 0.0, 1.0 / 3.0], 0.01);
     // One with nothing to go by is tried at once.
-    check_shares(&measured(peak_ewma(), &[1, 1], &[10, 0]), false, &[0.25, 0.75], 0.01);
+    check_shares(&measured(peak_ewma(), &[1, 1], &[10, 0]), false, &[0.0, 1.0], 0.0);
     check_shares(&measured(peak_ewma(), &[1, 3], &[10, 10]), false, &[0.25, 0.75], 0.01);
     check_shares(&measured(least_time(), &[1, 1, 1], &[10, 9, 11]), false, &[0.0, 1.0, 0.0], 0.0);
     check_shares(&measured(least_time(), &[1, 1, 2], &[10, 9, 11]), false, &[0.0, 0.0, 1.0], 0.0);
