@@ -324,14 +324,18 @@ fn scheme(stream: &mut Stream<'_>, config: &HttpConnectionManager) {
         Option::Https => stream.request.headers.set(&name::X_FORWARDED_PROTO, b"https"),
         Option::Keep | Option::MatchUpstream => {}
     }
-    let is_https = is_https(&stream.request.headers);
+    let is_https = came_by(&stream.request.headers, |scheme| scheme.eq_ignore_ascii_case(b"https"));
     stream.request.scheme = if is_https { Scheme::Https } else { Scheme::Http };
 }
 
-/// Whether the client used TLS, as `x-forwarded-proto` has it. When there are several, some of them are a stranger's.
+/// Whether the client used TLS, as routes ask it: the spelling counts, as in Envoy.
 pub(crate) fn is_https(headers: &Headers) -> bool {
-    headers.contains(&name::X_FORWARDED_PROTO)
-        && headers.all(&name::X_FORWARDED_PROTO).all(|scheme| scheme.eq_ignore_ascii_case(b"https"))
+    came_by(headers, |scheme| scheme == b"https")
+}
+
+/// Whether `x-forwarded-proto` says so. When there are several, some of them are a stranger's: all have to.
+fn came_by(headers: &Headers, is: impl Fn(&[u8]) -> bool) -> bool {
+    headers.contains(&name::X_FORWARDED_PROTO) && headers.all(&name::X_FORWARDED_PROTO).all(is)
 }
 
 fn request_id(stream: &mut Stream<'_>, config: &HttpConnectionManager, edge: bool) {
