@@ -11,13 +11,13 @@ use crate::fault::Fault;
 use crate::relay::{self, read_request};
 use crate::retry::Upstream;
 use crate::route;
-use crate::stream::{Stream, chain};
+use crate::stream::Stream;
 
 /// The request head passes the filters; afterwards the stream has its final route.
 pub(crate) async fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
-    if stream.route.is_some() {
+    if stream.rules.route.is_some() {
         // The memory of the filters was made for those of the listener; a route may switch others on.
-        stream.filters.rebase(chain(stream.hcm, stream.route.as_deref(), stream.target));
+        stream.filters.rebase(stream.rules.chain());
     }
     match walk(stream, None) {
         Step::Done => Ok(()),
@@ -34,7 +34,7 @@ async fn request_rest(stream: &mut Stream<'_>, mut step: Step) -> Result<(), Fau
             Step::Reply(reply) => return Err(Fault::Reply(reply)),
             Step::Reroute => {
                 route::find(stream);
-                stream.filters.rebase(chain(stream.hcm, stream.route.as_deref(), stream.target));
+                stream.filters.rebase(stream.rules.chain());
                 walk(stream, None)
             }
             Step::Wait(wait) => {
@@ -43,7 +43,7 @@ async fn request_rest(stream: &mut Stream<'_>, mut step: Step) -> Result<(), Fau
             }
             Step::Hold(limit) => {
                 let mut body = hold_request(stream, limit).await?;
-                let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+                let chain = stream.rules.chain();
                 let mut cx = Cx::request(&mut stream.info, stream.clocks.began.into_std());
                 let step = stream.filters.request_held(chain, &mut cx, &mut stream.request, &mut body);
                 stream.body.push_back(body);
@@ -55,9 +55,9 @@ async fn request_rest(stream: &mut Stream<'_>, mut step: Step) -> Result<(), Fau
 
 fn walk(stream: &mut Stream<'_>, verdict: Option<Verdict>) -> Step {
     let end = stream.body.is_empty();
-    let is_forwarded = stream.is_forwarded();
+    let is_forwarded = stream.rules.is_forwarded();
     let forward_port = stream.forward_port();
-    let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+    let chain = stream.rules.chain();
     let mut cx = Cx::request(&mut stream.info, stream.clocks.began.into_std());
     cx.is_forwarded = is_forwarded;
     cx.forward_port = forward_port;
@@ -95,7 +95,7 @@ async fn hold_request(stream: &mut Stream<'_>, limit: usize) -> Result<Bytes, Fa
 /// The response head passes back through the filters that the request passed. Returns the body if one was held.
 pub(crate) async fn response(stream: &mut Stream<'_>, upstream: &mut Upstream) -> Result<Option<Bytes>, Fault> {
     let end = upstream.is_complete();
-    let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+    let chain = stream.rules.chain();
     let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
     match stream.filters.response(chain, &mut cx, &mut upstream.head, end) {
         Step::Done | Step::Reroute => Ok(None),
@@ -121,7 +121,7 @@ async fn response_rest(
                 let verdict = wait_for(stream, wait).await?;
                 let end = upstream.is_complete();
                 let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-                let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+                let chain = stream.rules.chain();
                 stream.filters.resume_response(chain, &mut cx, verdict, &mut upstream.head, end)
             }
             Step::Hold(limit) => {
@@ -131,7 +131,7 @@ async fn response_rest(
                     None => relay::hold_response(stream, upstream, limit).await?,
                 };
                 let mut cx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
-                let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+                let chain = stream.rules.chain();
                 let step = stream.filters.response_held(chain, &mut cx, &mut upstream.head, &mut body);
                 held = Some(body);
                 step

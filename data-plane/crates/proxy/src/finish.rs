@@ -7,7 +7,7 @@ use dp_observe::stats::HttpStats;
 use dp_snapshot::Hcm;
 use tokio::time::Instant;
 
-use crate::stream::{Stream, chain};
+use crate::stream::Stream;
 
 /// What the end needs to know of the way there.
 pub(crate) struct Finish<'c> {
@@ -58,9 +58,9 @@ pub(crate) fn log(stream: &mut Stream<'_>) {
     stream.info.duration = Some(duration);
     let sizes = stream.down.sizes();
     stream.info.sizes.response_headers = sizes.head_out;
-    stream.filters.end(chain(stream.hcm, stream.route.as_deref(), stream.target), &stream.info);
+    stream.filters.end(stream.rules.chain(), &stream.info);
     count(stream, duration);
-    let hcm = &stream.hcm;
+    let hcm = &stream.rules.hcm;
     if hcm.access_logs.is_empty() {
         return;
     }
@@ -81,7 +81,8 @@ fn count(stream: &Stream<'_>, duration: std::time::Duration) {
     stats.downstream_rq_completed().inc(shard);
     stats.count_class(shard, stream.info.status);
     stats.downstream_rq_time().record(shard, duration.as_millis() as u64);
-    if let Some(stats) = stream.route.as_ref().and_then(|route| route.stats.as_ref()).filter(|_| stream.is_forwarded())
+    if let Some(stats) =
+        stream.rules.route.as_ref().and_then(|route| route.stats.as_ref()).filter(|_| stream.rules.is_forwarded())
     {
         stats.count(&stream.info, shard);
     }

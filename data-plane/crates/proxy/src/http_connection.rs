@@ -32,7 +32,7 @@ use crate::relay::Down;
 use crate::resets::Resets;
 use crate::retry::Hedges;
 use crate::shadow::Shadows;
-use crate::stream::{self, Stream};
+use crate::stream::{self, Rules, Stream};
 use crate::timer::{LazyTimer, deadline, earlier};
 use crate::{reply, tunnel};
 
@@ -451,10 +451,8 @@ fn begin<'c>(
     Stream {
         worker: &conn.worker,
         conn,
-        hcm,
+        rules: Rules { hcm, route: None, target: None },
         snapshot: Some(snapshot),
-        route: None,
-        target: None,
         needs_tls: false,
         shadows: Shadows::default(),
         hedges: Hedges::default(),

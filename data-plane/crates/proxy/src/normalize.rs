@@ -50,7 +50,7 @@ static OURS: NameSet = NameSet::of(&[
 
 /// Makes the head of a request one that routes and filters can believe.
 pub(crate) fn request(stream: &mut Stream<'_>) -> Result<(), Fault> {
-    let hcm = stream.hcm;
+    let hcm = stream.rules.hcm;
     let config = &hcm.config;
     check_host(stream, config)?;
     request_path(stream, config)?;
@@ -385,7 +385,7 @@ fn close_if_last(stream: &mut Stream<'_>, opens: bool) {
 
 /// Makes the head of a response one for this client. `opens`: it opens a tunnel.
 pub(crate) fn response(stream: &mut Stream<'_>, head: &mut ResponseHead, opens: bool) {
-    let hcm = stream.hcm;
+    let hcm = stream.rules.hcm;
     let config = &hcm.config;
     close_if_last(stream, opens);
     // A response that names the connection in a way that makes no sense loses what it named, not more.

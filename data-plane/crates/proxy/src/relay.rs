@@ -15,7 +15,7 @@ use crate::body::Next;
 use crate::clocks::Expired;
 use crate::fault::Fault;
 use crate::retry::{Reporter, Upstream, upstream_fault};
-use crate::stream::{Stream, chain};
+use crate::stream::Stream;
 use crate::{normalize, pace, tunnel};
 
 /// How far the response has come on its way down.
@@ -181,7 +181,7 @@ pub(crate) fn read_request(stream: &mut Stream<'_>, cx: &mut Context<'_>) -> Pol
             stream.held_request = Some(held);
             return Poll::Pending;
         };
-        let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+        let chain = stream.rules.chain();
         let mut fx = Cx::request(&mut stream.info, stream.clocks.now.into_std());
         let step = stream.filters.resume_request_data(chain, &mut fx, verdict, &mut held.data, held.end);
         return shown(stream, cx, step, held.data, held.end);
@@ -215,7 +215,7 @@ pub(crate) fn read_request(stream: &mut Stream<'_>, cx: &mut Context<'_>) -> Pol
         }
         Some(Ok(Frame::Trailers(mut trailers))) => {
             complete(stream);
-            let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+            let chain = stream.rules.chain();
             let mut fx = Cx::request(&mut stream.info, stream.clocks.now.into_std());
             if let Step::Reply(reply) = stream.filters.request_trailers(chain, &mut fx, &mut trailers) {
                 return Poll::Ready(Err(Fault::Reply(reply)));
@@ -236,7 +236,7 @@ fn show_request(
     if !stream.filters.reads_request() || stream.reply.tunnelled {
         return Poll::Ready(Ok(Some(Frame::Data(data))));
     }
-    let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+    let chain = stream.rules.chain();
     let mut fx = Cx::request(&mut stream.info, stream.clocks.now.into_std());
     let step = stream.filters.request_data(chain, &mut fx, &mut data, end);
     shown(stream, cx, step, data, end)
@@ -340,7 +340,7 @@ impl Response {
                 self.wait = Some(held);
                 return Ok(Poll::Pending);
             };
-            let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+            let chain = stream.rules.chain();
             let mut fx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
             let step = stream.filters.resume_response_data(chain, &mut fx, verdict, &mut held.data, held.end);
             return self.shown(step, held.data, held.end, cx);
@@ -349,7 +349,7 @@ impl Response {
             return self.show(stream, body, true, cx);
         }
         if let Some(mut trailers) = self.trailers.take() {
-            let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+            let chain = stream.rules.chain();
             let mut fx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
             // After the head nothing can replace the response; a reply here resets the stream.
             if let Step::Reply(_) = stream.filters.response_trailers(chain, &mut fx, &mut trailers) {
@@ -393,7 +393,7 @@ impl Response {
         if !stream.filters.reads_response() || stream.reply.tunnelled {
             return Ok(Poll::Ready(Some(Frame::Data(data))));
         }
-        let chain = chain(stream.hcm, stream.route.as_deref(), stream.target);
+        let chain = stream.rules.chain();
         let mut fx = Cx::response(&mut stream.info, stream.clocks.now.into_std(), &stream.request);
         let step = stream.filters.response_data(chain, &mut fx, &mut data, end);
         self.shown(step, data, end, cx)

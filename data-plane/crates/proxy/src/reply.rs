@@ -33,7 +33,7 @@ pub(crate) async fn fault(stream: &mut Stream<'_>, fault: Fault) {
     }
     if is_gone || stream.reply.started {
         if !is_gone {
-            let (stats, shard) = (&stream.hcm.stats, stream.worker.shard);
+            let (stats, shard) = (&stream.rules.hcm.stats, stream.worker.shard);
             stats.downstream_rq_tx_reset().inc(shard);
             stats.rq_reset_after_downstream_response_started().inc(shard);
         }
@@ -58,11 +58,11 @@ async fn send(stream: &mut Stream<'_>, mut reply: LocalReply, passed: bool, of_r
     let mut body = reply.body.clone();
     // As in Envoy: the route's operators run before the status is decided, and a filter that answers in the place of a
     // route that would answer itself answers without them, as does CORS.
-    if of_route || (stream.is_forwarded() && reply.details != "cors_response") {
+    if of_route || (stream.rules.is_forwarded() && reply.details != "cors_response") {
         route_headers(stream, &mut head);
     }
     stream.info.status = head.status;
-    stream.hcm.local_replies.rewrite(&mut stream.info, &stream.request, stream.random, &mut head, &mut body);
+    stream.rules.hcm.local_replies.rewrite(&mut stream.info, &stream.request, stream.random, &mut head, &mut body);
     if is_grpc(&stream.request.headers) {
         to_grpc(&mut head, &reply, &body);
         body = Bytes::new();
@@ -88,15 +88,15 @@ async fn send(stream: &mut Stream<'_>, mut reply: LocalReply, passed: bool, of_r
 
 /// The route's response headers go on our own answers too.
 fn route_headers(stream: &Stream<'_>, head: &mut ResponseHead) {
-    if let Some(route) = &stream.route {
-        let headers = stream.weighted_target().map_or(&route.headers, |target| &target.headers);
+    if let Some(route) = &stream.rules.route {
+        let headers = stream.rules.weighted_target().map_or(&route.headers, |target| &target.headers);
         headers.response.apply_to_response(head, Some(&stream.request), &stream.info);
     }
 }
 
 /// Shows the reply to the filters, head and body. One that wants to replace the reply of another is not asked twice.
 async fn back(stream: &mut Stream<'_>, head: &mut ResponseHead, body: &mut Bytes) {
-    let chain = stream.chain().clone();
+    let chain = stream.rules.chain().clone();
     let now = stream.clocks.now.into_std();
     let mut step = {
         let mut cx = Cx::response(&mut stream.info, now, &stream.request);

@@ -203,7 +203,7 @@ async fn attempt(
     let asker = Asker {
         priority: chosen.priority,
         shard: stream.worker.shard,
-        by_status: stream.chain().router().is_none_or(|router| router.dynamic_stats),
+        by_status: stream.rules.chain().router().is_none_or(|router| router.dynamic_stats),
         now: stream.clocks.now,
     };
     let mut request = Running::begin(&chosen.cluster, &endpoint, &asker)?;

@@ -48,10 +48,10 @@ pub(crate) fn find(stream: &mut Stream<'_>) {
         internal: stream.info.internal,
         tls: stream.conn.info.tls.as_ref(),
     };
-    stream.target = None;
+    stream.rules.target = None;
     stream.needs_tls = false;
-    stream.route = None;
-    let route = match stream.hcm.routes.find(&stream.request, &context) {
+    stream.rules.route = None;
+    let route = match stream.rules.hcm.routes.find(&stream.request, &context) {
         Found::Route(host, entry) => {
             stream.info.virtual_host = Some(Arc::clone(&host.name));
             &entry.payload
@@ -62,14 +62,14 @@ pub(crate) fn find(stream: &mut Stream<'_>) {
         }
         Found::NoVirtualHost | Found::NoRoute(_) => return,
     };
-    stream.route = Some(Arc::clone(route));
+    stream.rules.route = Some(Arc::clone(route));
     stream.info.route = Some(Arc::clone(&route.name)).filter(|name| !name.is_empty());
     stream.info.route_metadata.clone_from(&route.metadata);
     if let Plan::Forward(forward) = &route.action {
-        stream.target = choose(stream, forward);
+        stream.rules.target = choose(stream, forward);
         let name = match &forward.targets {
             Targets::One(name) => Some(name),
-            Targets::Weighted { targets, .. } => stream.target.and_then(|at| targets.get(at)).map(|t| &t.cluster),
+            Targets::Weighted { targets, .. } => stream.rules.target.and_then(|at| targets.get(at)).map(|t| &t.cluster),
         };
         stream.info.upstream.cluster = match name {
             Some(ClusterName::Fixed(name)) => Some(Arc::clone(name)),
@@ -95,12 +95,12 @@ fn choose(stream: &Stream<'_>, forward: &Forward) -> Option<usize> {
 
 /// What to do, after the filters had their say.
 pub(crate) fn action(stream: &mut Stream<'_>) -> Result<Action, Fault> {
-    let (stats, shard) = (&stream.hcm.stats, stream.worker.shard);
+    let (stats, shard) = (&stream.rules.hcm.stats, stream.worker.shard);
     stats.rq_total().inc(shard);
     if stream.needs_tls {
         return Ok(Action::Reply(redirect(301, &tls_location(&stream.request))));
     }
-    let Some(route) = stream.route.clone() else { return Err(Fault::NoRoute) };
+    let Some(route) = stream.rules.route.clone() else { return Err(Fault::NoRoute) };
     match &route.action {
         Plan::NonForwarding => Err(Fault::Internal("non_forwarding_route")),
         Plan::Redirect(plan) => {
@@ -149,7 +149,7 @@ fn allow_tunnel(stream: &Stream<'_>, forward: &Forward) -> Result<(), Fault> {
         Tunnel::Connect => "connect",
     };
     let by_route = forward.config.upgrades.iter().find(|upgrade| upgrade.upgrade == protocol).map(|u| u.enabled);
-    let of_manager = || stream.hcm.config.upgrades.iter().find(|upgrade| upgrade.protocol == protocol);
+    let of_manager = || stream.rules.hcm.config.upgrades.iter().find(|upgrade| upgrade.protocol == protocol);
     let allowed = by_route.or_else(|| of_manager().map(|upgrade| upgrade.enabled)).unwrap_or(false);
     if allowed { Ok(()) } else { Err(Fault::UpgradeRefused) }
 }
@@ -161,7 +161,7 @@ fn resolve(stream: &mut Stream<'_>, route: Arc<RouteEntry>) -> Result<Chosen, Fa
     let cluster_name = match &forward.targets {
         Targets::One(cluster) => cluster,
         Targets::Weighted { targets, .. } => {
-            let target = stream.target.and_then(|at| targets.get(at));
+            let target = stream.rules.target.and_then(|at| targets.get(at));
             &target.ok_or_else(not_found)?.cluster
         }
     };
@@ -186,7 +186,7 @@ fn resolve(stream: &mut Stream<'_>, route: Arc<RouteEntry>) -> Result<Chosen, Fa
         PriorityConfig::Default => Priority::Default,
         PriorityConfig::High => Priority::High,
     };
-    Ok(Chosen { route, target: stream.target, cluster, place: None, hash, priority })
+    Ok(Chosen { route, target: stream.rules.target, cluster, place: None, hash, priority })
 }
 
 /// The name of a cluster for this request; `None` when the header that holds it is missing.
@@ -210,7 +210,7 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
     let headers = &stream.request.headers;
     let mut timeout = config.timeout;
     if let Some(max) = &config.max_stream_duration {
-        let limit = max.max.or(stream.hcm.config.http.max_stream_duration);
+        let limit = max.max.or(stream.rules.hcm.config.http.max_stream_duration);
         let asked = max.grpc_timeout_max.and_then(|most| {
             let asked = headers.text(&name::GRPC_TIMEOUT).and_then(grpc_timeout)?;
             let asked = if most.is_zero() { asked } else { asked.min(most) };
@@ -241,7 +241,7 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
 
 /// The timeout that an internal client, or a proxy before this one, asks for.
 fn asked_timeout(stream: &Stream<'_>) -> Option<Duration> {
-    let respected = stream.chain().router().is_some_and(|router| router.respect_expected_rq_timeout);
+    let respected = stream.rules.chain().router().is_some_and(|router| router.respect_expected_rq_timeout);
     let expected = respected.then(|| milliseconds(stream, &name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS)).flatten();
     expected.or_else(|| milliseconds(stream, &name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS))
 }
@@ -336,7 +336,7 @@ impl Chosen {
 
     /// How much of the request may be kept for another try.
     pub(crate) fn buffer_limit(&self, stream: &Stream<'_>) -> usize {
-        self.route.buffer_limit.unwrap_or(stream.hcm.buffer_limit)
+        self.route.buffer_limit.unwrap_or(stream.rules.hcm.buffer_limit)
     }
 }
 

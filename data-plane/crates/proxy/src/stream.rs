@@ -30,12 +30,9 @@ use crate::{filter, finish, normalize, relay, reply, retry, route};
 pub(crate) struct Stream<'c> {
     pub(crate) worker: &'c Worker,
     pub(crate) conn: &'c Connection,
-    pub(crate) hcm: &'c Hcm,
+    pub(crate) rules: Rules<'c>,
     /// The one snapshot this request sees, until its clusters are known.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
-    pub(crate) route: Option<Arc<RouteEntry>>,
-    /// Among the weighted clusters of the route.
-    pub(crate) target: Option<usize>,
     /// The virtual host takes only TLS.
     pub(crate) needs_tls: bool,
     pub(crate) down: ServerStream<'c>,
@@ -59,6 +56,14 @@ pub(crate) struct Stream<'c> {
     pub(crate) finish: Finish<'c>,
     /// Decides sampling and weights; one number a stream.
     pub(crate) random: u64,
+}
+
+/// The parts of the configuration that apply to a stream.
+pub(crate) struct Rules<'c> {
+    pub(crate) hcm: &'c Hcm,
+    pub(crate) route: Option<Arc<RouteEntry>>,
+    /// Among the weighted clusters of the route.
+    pub(crate) target: Option<usize>,
 }
 
 /// Serves one request; afterwards the codec knows whether its connection can serve another.
@@ -86,17 +91,26 @@ async fn proxy(stream: &mut Stream<'_>) -> Result<(), Fault> {
     }
 }
 
-/// The filters of the route and its weighted cluster, or those of the listener while there is no route.
-pub(crate) fn chain<'f>(hcm: &'f Hcm, route: Option<&'f RouteEntry>, chosen: Option<usize>) -> &'f Chain {
-    let Some(route) = route else { return &hcm.filters };
-    target(route, chosen).map_or(&route.filters, |target| &target.filters)
-}
+// === impl Rules ===
 
-/// The weighted cluster of a route that was picked.
-fn target(route: &RouteEntry, chosen: Option<usize>) -> Option<&Target> {
-    let Action::Forward(forward) = &route.action else { return None };
-    let Targets::Weighted { targets, .. } = &forward.targets else { return None };
-    targets.get(chosen?)
+impl Rules<'_> {
+    /// The filters of the route and its weighted cluster, or those of the listener while there is no route.
+    pub(crate) fn chain(&self) -> &Chain {
+        let Some(route) = &self.route else { return &self.hcm.filters };
+        self.weighted_target().map_or(&route.filters, |target| &target.filters)
+    }
+
+    /// The weighted cluster that was picked, with what it changes of its route.
+    pub(crate) fn weighted_target(&self) -> Option<&Target> {
+        let Action::Forward(forward) = &self.route.as_deref()?.action else { return None };
+        let Targets::Weighted { targets, .. } = &forward.targets else { return None };
+        targets.get(self.target?)
+    }
+
+    /// Whether the route sends the request on, rather than answering it.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Forward(_)))
+    }
 }
 
 // === impl Stream ===
@@ -107,24 +121,9 @@ impl Stream<'_> {
         self.snapshot = None;
     }
 
-    /// As [`chain`], for those who need no other part of the stream meanwhile.
-    pub(crate) fn chain(&self) -> &Chain {
-        chain(self.hcm, self.route.as_deref(), self.target)
-    }
-
-    /// The weighted cluster that was picked, with what it changes of its route.
-    pub(crate) fn weighted_target(&self) -> Option<&Target> {
-        target(self.route.as_deref()?, self.target)
-    }
-
-    /// Whether the route sends the request on, rather than answering it.
-    pub(crate) fn is_forwarded(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| matches!(route.action, Action::Forward(_)))
-    }
-
     /// The port of hosts that name none, when a filter asks for that and the route leads to a dynamic forward proxy.
     pub(crate) fn forward_port(&self) -> Option<u16> {
-        if !self.hcm.forwards_names || !self.is_forwarded() {
+        if !self.rules.hcm.forwards_names || !self.rules.is_forwarded() {
             return None;
         }
         let cluster = self.snapshot.as_ref()?.cluster(self.info.upstream.cluster.as_deref()?)?;

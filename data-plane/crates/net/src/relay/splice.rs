@@ -42,11 +42,8 @@ impl Pipe {
         Ok(Self { reader, writer, held: 0 })
     }
 
-    /// Gives an empty pipe back; one with bytes in it is closed.
+    /// Gives an empty pipe back.
     pub(super) fn give_back(self) {
-        if self.held > 0 {
-            return;
-        }
         // The list is gone when a thread ends; the pipe is simply closed then.
         let _ = FREE.try_with(|free| {
             let free = &mut free.borrow_mut();

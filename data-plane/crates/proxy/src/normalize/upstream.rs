@@ -69,7 +69,7 @@ pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpo
     if chosen.route().attempt_count_in_request {
         stream.request.headers.set_number(&name::X_ENVOY_ATTEMPT_COUNT, u64::from(number));
     }
-    let respected = stream.chain().router().is_some_and(|router| router.respect_expected_rq_timeout)
+    let respected = stream.rules.chain().router().is_some_and(|router| router.respect_expected_rq_timeout)
         && stream.request.headers.contains(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS);
     if envoy_headers(stream) && !respected {
         let timeout = [stream.clocks.per_try_limit, stream.clocks.route_timeout].into_iter().flatten().min();
@@ -77,7 +77,7 @@ pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpo
             stream.request.headers.set_number(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, timeout.as_millis() as u64);
         }
     }
-    match stream.hcm.config.scheme {
+    match stream.rules.hcm.config.scheme {
         SchemeOption::Keep => {}
         SchemeOption::Http => stream.request.scheme = Scheme::Http,
         SchemeOption::Https => stream.request.scheme = Scheme::Https,
@@ -109,5 +109,5 @@ pub(crate) fn from_upstream(stream: &mut Stream<'_>, chosen: &Chosen, head: &mut
 
 /// Whether `x-envoy-*` headers are written (the router's `suppress_envoy_headers`).
 pub(super) fn envoy_headers(stream: &Stream<'_>) -> bool {
-    stream.chain().router().is_none_or(|router| !router.suppress_envoy_headers)
+    stream.rules.chain().router().is_none_or(|router| !router.suppress_envoy_headers)
 }
