@@ -17,9 +17,18 @@ use crate::balance::latency::{Latency, stamp};
 use crate::orca::Reported;
 use crate::outlier::Monitor;
 
+mod vitals;
+
+pub(crate) use vitals::Vitals;
+
 /// An endpoint as one version of its cluster has it.
 #[derive(Debug, Clone)]
+#[repr(C)] // What a pick looks at comes first, beside the count of references that it changes.
 pub struct Endpoint {
+    /// Those of the state.
+    pub(crate) vitals: &'static Vitals,
+    /// What service discovery says.
+    pub discovery: HealthStatus,
     pub state: Arc<EndpointState>,
     /// Where connections go.
     pub address: Address,
@@ -33,8 +42,6 @@ pub struct Endpoint {
     pub metadata: Arc<Metadata>,
     /// The same for formatters (`%UPSTREAM_METADATA%`); `None` when there is none.
     pub shown_metadata: Option<Arc<dp_http::info::Metadata>>,
-    /// What service discovery says.
-    pub discovery: HealthStatus,
     pub health_check: EndpointHealthCheck,
     /// Active health checks ask it.
     pub checked: bool,
@@ -51,20 +58,20 @@ pub struct EndpointState {
     pub id: u64,
     /// Empty when not given.
     pub hostname: Arc<str>,
-    active: AtomicU32,
+    /// Those of `known`.
+    vitals: &'static Vitals,
     connections: AtomicU32,
     /// How often the endpoint failed: connections from before are not used again.
     failures: AtomicU32,
     known: Arc<Known>,
     retired: AtomicBool,
-    pub latency: Latency,
     pub counters: Counters,
 }
 
-/// What is known of an endpoint's health, also by endpoints that differ only in how connections to them are made.
+/// What is known of an endpoint's load and health, also by endpoints that differ only in how connections to them are made.
 #[derive(Debug, Default)]
 struct Known {
-    flags: AtomicU32,
+    vitals: vitals::Held,
     outlier: Monitor,
     reported: Reported,
     /// When it became healthy (`latency::stamp`), for slow start.
@@ -131,7 +138,7 @@ pub struct ActiveRequest(Arc<EndpointState>);
 impl Endpoint {
     /// What discovery and all checks say together.
     pub fn health(&self) -> Health {
-        let flags = self.state.known.flags.load(Relaxed);
+        let flags = self.vitals.flags.load(Relaxed);
         match self.discovery {
             HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
             _ if flags & OUT != 0 => Health::Unhealthy,
@@ -184,15 +191,15 @@ impl Endpoint {
 impl EndpointState {
     pub fn new(hostname: Arc<str>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let known = Known { since: stamp(Instant::now()).into(), ..Known::default() };
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             hostname,
-            active: AtomicU32::new(0),
+            vitals: known.vitals.0,
             connections: AtomicU32::new(0),
             failures: AtomicU32::new(0),
-            known: Arc::new(Known { since: stamp(Instant::now()).into(), ..Known::default() }),
+            known: Arc::new(known),
             retired: AtomicBool::new(false),
-            latency: Latency::default(),
             counters: Counters::default(),
         }
     }
@@ -213,22 +220,32 @@ impl EndpointState {
             | Flag::ActiveCheckTimeout as u32
             | Flag::ExcludedByImmediateFail as u32
             | Flag::PassiveFailure as u32;
-        self.known.flags.fetch_and(!ALL, Relaxed) & ALL != 0
+        self.vitals.flags.fetch_and(!ALL, Relaxed) & ALL != 0
     }
 
-    /// A new state for the same endpoint: other connections, the same health.
+    /// A new state for the same endpoint: other connections, the same load and health.
     pub(crate) fn renewed(&self) -> Self {
-        Self { known: Arc::clone(&self.known), ..Self::new(Arc::clone(&self.hostname)) }
+        let known = Arc::clone(&self.known);
+        Self { vitals: known.vitals.0, known, ..Self::new(Arc::clone(&self.hostname)) }
+    }
+
+    /// How long it takes to respond.
+    pub fn latency(&self) -> &Latency {
+        &self.vitals.latency
+    }
+
+    pub(crate) fn vitals(&self) -> &'static Vitals {
+        self.vitals
     }
 
     /// Requests in progress on all workers.
     pub fn active(&self) -> u32 {
-        self.active.load(Relaxed)
+        self.vitals.active()
     }
 
     /// Counts a request until the guard is dropped.
     pub fn begin_request(self: &Arc<Self>) -> ActiveRequest {
-        self.active.fetch_add(1, Relaxed);
+        self.vitals.active.fetch_add(1, Relaxed);
         self.counters.rq_total.fetch_add(1, Relaxed);
         ActiveRequest(Arc::clone(self))
     }
@@ -252,12 +269,12 @@ impl EndpointState {
     }
 
     pub fn has(&self, flag: Flag) -> bool {
-        self.known.flags.load(Relaxed) & flag as u32 != 0
+        self.vitals.flags.load(Relaxed) & flag as u32 != 0
     }
 
     /// Sets or clears a flag; whether that changed anything. The cluster must be refreshed after a change.
     pub fn set(&self, flag: Flag, on: bool) -> bool {
-        let (bit, flags) = (flag as u32, &self.known.flags);
+        let (bit, flags) = (flag as u32, &self.vitals.flags);
         let before = if on { flags.fetch_or(bit, Relaxed) } else { flags.fetch_and(!bit, Relaxed) };
         let changed = (before & bit != 0) != on;
         if changed && !on && bit & OUT != 0 && before & !bit & OUT == 0 {
@@ -358,6 +375,6 @@ impl ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.0.vitals.active.fetch_sub(1, Relaxed);
     }
 }

@@ -90,9 +90,9 @@ impl Cluster {
     /// The head of a response came for a request that was sent at `since`.
     pub fn note_head(&self, endpoint: &EndpointState, since: Instant, now: Instant) {
         match &self.config.lb.algorithm {
-            Algorithm::PeakEwma(config) => endpoint.latency.note(now - since, moment(now), config.decay, true),
+            Algorithm::PeakEwma(config) => endpoint.latency().note(now - since, moment(now), config.decay, true),
             Algorithm::LeastTime(LeastTime { measure: Measure::Header, .. }) => {
-                endpoint.latency.note(now - since, moment(now), latency::DECAY, false);
+                endpoint.latency().note(now - since, moment(now), latency::DECAY, false);
             }
             _ => {}
         }
@@ -102,7 +102,7 @@ impl Cluster {
     pub fn note_end(&self, endpoint: &EndpointState, since: Instant) {
         if let Algorithm::LeastTime(LeastTime { measure: Measure::LastByte, .. }) = &self.config.lb.algorithm {
             let now = Instant::now();
-            endpoint.latency.note(now - since, moment(now), latency::DECAY, false);
+            endpoint.latency().note(now - since, moment(now), latency::DECAY, false);
         }
     }
 
@@ -114,7 +114,7 @@ impl Cluster {
             _ => return,
         };
         let now = Instant::now();
-        endpoint.latency.note((now - since).max(latency::LOSS), moment(now), decay, peak);
+        endpoint.latency().note((now - since).max(latency::LOSS), moment(now), decay, peak);
     }
 
     /// The endpoint of a pick to come, after `ahead` others that were looked at. `None` where that cannot be known: it

@@ -1,9 +1,7 @@
 //! Consistent hashing with bounded loads: an endpoint that has more than its part is passed over for another one,
 //! the same for the same hash (arXiv 1608.01350, with the random jump of arXiv 1908.08762).
 
-use std::sync::Arc;
-
-use crate::endpoint::Endpoint;
+use crate::endpoint::Vitals;
 
 /// The bound on each endpoint's load.
 #[derive(Debug)]
@@ -20,7 +18,7 @@ impl Bounded {
     }
 
     /// `index`, or another endpoint when that one has too much. `total` requests run in the whole cluster.
-    pub(crate) fn choose(&self, index: usize, hash: u64, endpoints: &[Arc<Endpoint>], total: u32) -> usize {
+    pub(crate) fn choose(&self, index: usize, hash: u64, endpoints: &[&Vitals], total: u32) -> usize {
         let first = self.overload(index, endpoints, total);
         if first <= 1.0 {
             return index;
@@ -43,10 +41,10 @@ impl Bounded {
     }
 
     /// An endpoint's load over its part: more than 1 is too much.
-    fn overload(&self, index: usize, endpoints: &[Arc<Endpoint>], total: u32) -> f64 {
+    fn overload(&self, index: usize, endpoints: &[&Vitals], total: u32) -> f64 {
         let slots = ((u64::from(total) + 1) * u64::from(self.factor)).div_ceil(100);
         #[allow(clippy::cast_precision_loss, reason = "fewer than 2^52 requests")]
         let part = (slots as f64 * self.shares[index]).ceil().max(1.0);
-        f64::from(endpoints[index].state.active()) / part
+        f64::from(endpoints[index].active()) / part
     }
 }

@@ -12,12 +12,14 @@ use super::bounded::Bounded;
 use super::hash_ring::Ring;
 use super::schedule::Schedule;
 use super::{Draw, Rules, latency, maglev};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Vitals};
 
 /// Endpoints and the rule that picks one of them.
 #[derive(Debug)]
 pub(super) struct Group {
     endpoints: Box<[Arc<Endpoint>]>,
+    /// Those of the endpoints: comparing them does not touch the endpoints.
+    vitals: Box<[&'static Vitals]>,
     rule: Rule,
 }
 
@@ -76,7 +78,8 @@ impl Group {
                 Rule::Maglev(maglev::Table::build(config, &endpoints, &shares), bounded)
             }
         };
-        Self { endpoints: endpoints.into(), rule }
+        let vitals = endpoints.iter().map(|endpoint| endpoint.vitals).collect();
+        Self { endpoints: endpoints.into(), vitals, rule }
     }
 
     pub(super) fn pick(&self, hash: u64, draw: &mut Draw<'_>) -> Option<&Arc<Endpoint>> {
@@ -95,11 +98,11 @@ impl Group {
             Rule::LeastTime(config) => self.least_time(config, draw),
             Rule::Ring(ring, bounded) => {
                 let index = ring.find(hash, draw.attempt)?;
-                bounded.as_ref().map_or(index, |b| b.choose(index, hash, &self.endpoints, (draw.active)()))
+                bounded.as_ref().map_or(index, |b| b.choose(index, hash, &self.vitals, (draw.active)()))
             }
             Rule::Maglev(table, bounded) => {
                 let index = table.find(hash, draw.attempt)?;
-                bounded.as_ref().map_or(index, |b| b.choose(index, hash, &self.endpoints, (draw.active)()))
+                bounded.as_ref().map_or(index, |b| b.choose(index, hash, &self.vitals, (draw.active)()))
             }
         };
         self.endpoints.get(index)
@@ -107,11 +110,11 @@ impl Group {
 
     /// The least loaded of some endpoints drawn by chance (the power of two choices).
     fn least_of(&self, choices: u32, rng: &mut fastrand::Rng) -> usize {
-        let mut best = rng.usize(..self.endpoints.len());
-        let mut least = self.endpoints[best].state.active();
+        let mut best = rng.usize(..self.vitals.len());
+        let mut least = self.vitals[best].active();
         for _ in 1..choices {
-            let index = rng.usize(..self.endpoints.len());
-            let active = self.endpoints[index].state.active();
+            let index = rng.usize(..self.vitals.len());
+            let active = self.vitals[index].active();
             if active < least {
                 (best, least) = (index, active);
             }
@@ -123,8 +126,8 @@ impl Group {
     #[allow(clippy::cast_precision_loss, reason = "weights are far below 2^52")]
     fn least_of_all(&self, bias: f64, weights: &[u64], rng: &mut fastrand::Rng) -> usize {
         let (mut best, mut most, mut ties) = (0, f64::NEG_INFINITY, 0);
-        for ((index, endpoint), weight) in self.endpoints.iter().enumerate().zip(weights) {
-            let room = room(endpoint, bias) * *weight as f64;
+        for ((index, vitals), weight) in self.vitals.iter().enumerate().zip(weights) {
+            let room = room(vitals, bias) * *weight as f64;
             if room > most {
                 (best, most, ties) = (index, room, 1);
             } else if room >= most {
@@ -146,7 +149,7 @@ impl Group {
         let mut sum = 0.0;
         for candidate in &mut candidates[..count] {
             let index = alias.draw(rng);
-            sum += room(&self.endpoints[index], config.bias);
+            sum += room(self.vitals[index], config.bias);
             *candidate = (index, sum);
         }
         let target = rng.f64() * sum;
@@ -156,7 +159,7 @@ impl Group {
     /// Of two different endpoints drawn by weight, the one with the shorter expected wait.
     fn shortest_wait(&self, config: &PeakEwma, odds: Option<&Odds>, draw: &mut Draw<'_>) -> usize {
         let now = draw.now.map(latency::moment);
-        let count = self.endpoints.len();
+        let count = self.vitals.len();
         let (first, second) = match odds {
             Some(odds) => {
                 let first = odds.alias.draw(draw.rng);
@@ -174,10 +177,11 @@ impl Group {
             return first;
         }
         let wait = |index: usize| {
-            let active = f64::from(self.endpoints[index].state.active());
+            let vitals = self.vitals[index];
+            let active = f64::from(vitals.active());
             // Requests count for more at an endpoint that is made for fewer.
             let active = odds.map_or(active, |odds| active * odds.mean / f64::from(self.endpoints[index].weight));
-            match self.endpoints[index].state.latency.read(now, config.decay) {
+            match vitals.latency.read(now, config.decay) {
                 Some(time) => time * (active + 1.0),
                 // One request finds out; more would be a guess.
                 None if active == 0.0 => 0.0,
@@ -193,8 +197,8 @@ impl Group {
         let (mut best, mut least, mut ties) = (0, f64::INFINITY, 0);
         let mut consider = |index: usize, rng: &mut fastrand::Rng| {
             let endpoint = &self.endpoints[index];
-            let active = f64::from(endpoint.state.active());
-            let time = match endpoint.state.latency.read(now, latency::DECAY) {
+            let active = f64::from(endpoint.vitals.active());
+            let time = match endpoint.vitals.latency.read(now, latency::DECAY) {
                 Some(time) => time * (active + 1.0) / f64::from(endpoint.weight),
                 None if active == 0.0 => 0.0,
                 None => latency::LOSS.as_secs_f64() * (active + 1.0) / f64::from(endpoint.weight),
@@ -232,8 +236,8 @@ impl Odds {
 }
 
 /// How much an endpoint can still take, between 0 and 1.
-fn room(endpoint: &Endpoint, bias: f64) -> f64 {
-    let active = f64::from(endpoint.state.active()) + 1.0;
+fn room(vitals: &Vitals, bias: f64) -> f64 {
+    let active = f64::from(vitals.active()) + 1.0;
     if bias == 1.0 { 1.0 / active } else { active.powf(-bias) }
 }
 

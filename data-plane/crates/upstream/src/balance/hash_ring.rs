@@ -12,9 +12,24 @@ use crate::endpoint::Endpoint;
 /// A ring of hashes and whose they are.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    hashes: Box<[u64]>,
-    indexes: Box<[u32]>,
+    points: Box<[Point]>,
+    /// Where the points begin whose hashes have the index as their highest bits, and one more: the end. A search looks at
+    /// the few points between two of them, not at twenty all over a large ring.
+    starts: Box<[u32]>,
+    /// How many bits of a hash are not in that index.
+    shift: u32,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C, packed(4))] // Five of them in a cache line, not four.
+struct Point {
+    hash: u64,
+    /// Whose it is.
+    index: u32,
+}
+
+/// A range of hashes has up to so many points on average; no ring has more than 2^23 points.
+const POINTS_A_RANGE: usize = 4;
 
 impl Ring {
     /// `shares` add up to 1.
@@ -23,7 +38,7 @@ impl Ring {
         let least = shares.iter().copied().fold(1.0, f64::min);
         // The endpoint with the smallest share gets a whole number of points.
         let scale = ((least * config.minimum_size as f64).ceil() / least).min(config.maximum_size as f64);
-        let mut points: Vec<(u64, u32)> = Vec::new();
+        let mut points = Vec::new();
         let (mut current, mut target) = (0.0, 0.0);
         let mut key = String::new();
         for ((index, endpoint), share) in (0..).zip(endpoints).zip(shares) {
@@ -36,22 +51,46 @@ impl Ring {
             while current < target {
                 key.truncate(length);
                 let _ = write!(key, "{copy}");
-                points.push((hash(config.function, key.as_bytes()), index));
+                points.push(Point { hash: hash(config.function, key.as_bytes()), index });
                 copy += 1;
                 current += 1.0;
             }
         }
         points.sort_unstable();
-        Self { hashes: points.iter().map(|p| p.0).collect(), indexes: points.iter().map(|p| p.1).collect() }
+        Self::of(points.into())
+    }
+
+    /// `points` are sorted.
+    #[allow(clippy::cast_possible_truncation, reason = "ranges and points are at most 2^23")]
+    fn of(points: Box<[Point]>) -> Self {
+        // At least two ranges: a shift by 64 bits is none.
+        let ranges = (points.len() / POINTS_A_RANGE).next_power_of_two().max(2);
+        let shift = u64::BITS - ranges.trailing_zeros();
+        let mut starts = Vec::with_capacity(ranges + 1);
+        for (at, point) in (0..).zip(&points) {
+            let range = (point.hash >> shift) as usize;
+            while starts.len() <= range {
+                starts.push(at);
+            }
+        }
+        starts.resize(ranges + 1, points.len() as u32);
+        Self { points, starts: starts.into(), shift }
     }
 
     /// The endpoint after `hash`; each further attempt goes one point on.
     pub(crate) fn find(&self, hash: u64, attempt: u32) -> Option<usize> {
-        if self.hashes.is_empty() {
+        if self.points.is_empty() {
             return None;
         }
-        let at = self.hashes.partition_point(|point| *point < hash) + attempt as usize;
-        Some(self.indexes[at % self.indexes.len()] as usize)
+        #[allow(clippy::cast_possible_truncation, reason = "below the number of ranges")]
+        let range = (hash >> self.shift) as usize;
+        let (start, end) = (self.starts[range] as usize, self.starts[range + 1] as usize);
+        let before = self.points[start..end].partition_point(|point| point.hash < hash);
+        let mut at = start + before + attempt as usize;
+        if at >= self.points.len() {
+            at %= self.points.len();
+        }
+        Some(self.points[at].index as usize)
     }
 }
 
@@ -88,4 +127,27 @@ fn murmur2(bytes: &[u8]) -> u64 {
         hash = (hash ^ tail).wrapping_mul(MIX);
     }
     shift_mix(shift_mix(hash).wrapping_mul(MIX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_point_is_found_whatever_the_size_of_the_ring() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for count in [1, 2, 3, 7, 8, 9, 1000] {
+            let mut points: Vec<Point> = (0..count).map(|index| Point { hash: rng.u64(..), index }).collect();
+            points.sort_unstable();
+            let ring = Ring::of(points.clone().into());
+            let beside = points.iter().flat_map(|point| [-1, 0, 1].map(|by| point.hash.wrapping_add_signed(by)));
+            let by_chance: Vec<u64> = (0..1000).map(|_| rng.u64(..)).collect();
+            for hash in beside.chain(by_chance).chain([0, 1, u64::MAX]) {
+                let next = points.iter().find(|point| point.hash >= hash).unwrap_or(&points[0]).index as usize;
+                assert_eq!(ring.find(hash, 0), Some(next), "{hash:x} of {count}");
+            }
+            assert_eq!(ring.find(0, u32::MAX), ring.find(0, u32::MAX % count));
+        }
+        assert_eq!(Ring::of(Box::default()).find(7, 0), None);
+    }
 }

@@ -59,6 +59,11 @@ impl Latency {
         Some(f64::from(now.map_or(average, |now| average * forget(now, at, decay))))
     }
 
+    /// Nothing was measured yet.
+    pub(crate) fn reset(&self) {
+        self.0.store(0, Relaxed);
+    }
+
     /// The average as it was last written.
     pub fn average(&self) -> Option<Duration> {
         unpack(self.0.load(Relaxed)).map(|(average, _)| Duration::from_secs_f32(average))

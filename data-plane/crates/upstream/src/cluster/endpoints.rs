@@ -25,6 +25,7 @@ pub(super) fn endpoint(
         config.observability_name.as_str().into()
     };
     let endpoint = Endpoint {
+        vitals: state.vitals(),
         state,
         address,
         addresses,

@@ -200,6 +200,7 @@ impl Cluster {
 fn endpoint(state: Arc<EndpointState>, address: Address) -> Arc<Endpoint> {
     let display = address.to_string().into();
     Arc::new(Endpoint {
+        vitals: state.vitals(),
         state,
         address,
         addresses: Box::default(),
