@@ -67,7 +67,8 @@ const SMALL_READS: u8 = 4;
 const BULK_READS: u8 = 4;
 
 /// Copies until both sides ended, one failed, or nothing moved for `idle`. The end of one side is passed on as a
-/// half-close. `moved` hears of bytes once they are written. The streams are left open: dropping them closes them.
+/// half-close, but for the last one between sockets: dropping the streams closes them, and is left to the caller.
+/// `moved` hears of bytes once they are written.
 pub async fn relay(
     a: &mut dyn Transport,
     b: &mut dyn Transport,
@@ -85,10 +86,12 @@ pub async fn relay(
                 last.set(Some(Instant::now()));
             }
         };
+        forward.is_last = backward.state == State::Done;
         let there = match forward.poll(cx, a, b, &mut |n| note(Direction::Forward, n)) {
             Poll::Ready(Err(broken)) => return Poll::Ready(broken.end(Side::First, Side::Second)),
             there => there.is_ready(),
         };
+        backward.is_last = there;
         let back = match backward.poll(cx, b, a, &mut |n| note(Direction::Backward, n)) {
             Poll::Ready(Err(broken)) => return Poll::Ready(broken.end(Side::Second, Side::First)),
             back => back.is_ready(),
@@ -131,6 +134,8 @@ struct Pump {
     pipe: Option<Pipe>,
     written: u64,
     flush: bool,
+    /// The other direction is done.
+    is_last: bool,
     state: State,
 }
 
@@ -184,6 +189,7 @@ impl Pump {
             pipe: None,
             written: 0,
             flush: false,
+            is_last: false,
             state: State::Open,
         }
     }
@@ -202,8 +208,11 @@ impl Pump {
             match self.state {
                 State::Open => {}
                 State::Ended => {
-                    // A side that is gone already needs no half-close.
-                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                    // A socket whose other half has ended is closed next, which says the same.
+                    if !self.is_last || socket(to).is_none() {
+                        // A side that is gone already needs no half-close.
+                        let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                    }
                     self.state = State::Done;
                     return Poll::Ready(Ok(()));
                 }

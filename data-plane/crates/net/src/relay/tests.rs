@@ -144,10 +144,13 @@ async fn bulk_between_sockets_goes_without_a_copy_and_comes_whole() {
     let (mut resettable, _) = Resettable::new(crate::Stream::Tcp(far));
     let mut counts = [0, 0];
     let relayed = async {
-        relay(&mut near, &mut resettable, Some(Duration::from_secs(60)), |direction, n| {
+        let relayed = relay(&mut near, &mut resettable, Some(Duration::from_secs(60)), |direction, n| {
             counts[usize::from(direction == Direction::Backward)] += n;
         })
-        .await
+        .await;
+        // The direction that ended last ends with its socket.
+        drop((near, resettable));
+        relayed
     };
     let (relayed, back, there) = tokio::join!(relayed, talk(client, 1), talk(server, 2));
     assert!(matches!(relayed.end, End::Closed), "{relayed:?}");
