@@ -136,3 +136,32 @@ async fn a_client_that_gives_up_all_its_streams_loses_its_connection() {
     assert!(opened <= 300, "{opened}");
     eventually("it is counted", || proxy.stat("http.it.downstream_rq_too_many_premature_resets") == 1);
 }
+
+/// Frames that cost the proxy more than the client (CVE-2019-9511 to 9518), by HTTP/2 with prior knowledge.
+#[test]
+fn a_client_that_floods_with_frames_loses_its_connection() {
+    let origin = Origin::text("hi");
+    let proxy = proxy(&origin, json!({}));
+    let frame = |kind: u8, payload: &[u8]| {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, 0, 0, 0, 0, 0]);
+        frame.extend(payload);
+        frame
+    };
+    let priority = [&[0, 0, 5, 2, 0, 0, 0, 0, 3][..], &[0; 5]].concat();
+    let rows = [
+        ("PRIORITY", priority, 300),
+        ("WINDOW_UPDATE", frame(8, &[0, 0, 0, 1]), 300),
+        ("an unknown kind", frame(99, &[0; 16_000]), 800),
+    ];
+    for (what, frame, count) in rows {
+        let mut wire = proxy.connect();
+        wire.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").send([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        let answer = wire.send(frame.repeat(count)).rest();
+        let goaway = answer.windows(9).position(|head| head[..4] == [0, 0, 8, 7]);
+        let reason = goaway.and_then(|at| answer.get(at + 13..at + 17));
+        assert_eq!(reason, Some(&[0, 0, 0, 11][..]), "{what}: {answer:?}");
+    }
+    eventually("they are counted", || proxy.stat("http.it.downstream_cx_protocol_error") == 3);
+    assert_eq!(proxy.connect().ask(get("/", "")).status(), 200);
+}

@@ -68,6 +68,8 @@ enum End {
     TooOld,
     TooManyRequests,
     TooManyResets,
+    /// The client sent too many frames that bring nothing.
+    Flooded(&'static str),
     Drained,
     /// We closed it for another reason.
     Local,
@@ -82,6 +84,10 @@ impl End {
             Self::Idle => stats.downstream_cx_idle_timeout().inc(shard),
             Self::TooOld => stats.downstream_cx_max_duration_reached().inc(shard),
             Self::TooManyResets => stats.downstream_rq_too_many_premature_resets().inc(shard),
+            Self::Flooded(what) => {
+                tracing::debug!(what, "a client was cut off");
+                stats.downstream_cx_protocol_error().inc(shard);
+            }
             Self::TooManyRequests => stats.downstream_cx_max_requests_reached().inc(shard),
             Self::Drained => stats.downstream_cx_drain_close().inc(shard),
             Self::Local => {}
@@ -333,7 +339,10 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         };
         let (head, down) = match event {
             Event::Accepted(Some(Ok(accepted))) => accepted,
-            Event::Accepted(Some(Err(_)) | None) => return leaving.unwrap_or(End::Remote),
+            Event::Accepted(Some(Err(_)) | None) => {
+                let end = codec.flood().map_or(End::Remote, End::Flooded);
+                return leaving.unwrap_or(end);
+            }
             Event::Ended if resets.are_too_many() && leaving.is_none() => {
                 leaving = Some(End::TooManyResets);
                 codec.abrupt_shutdown(Reset::EnhanceYourCalm);

@@ -69,6 +69,12 @@ pub struct Http2Options {
     pub initial_stream_window_size: Option<u32>,
     /// Flow control window of a connection.
     pub initial_connection_window_size: Option<u32>,
+    /// Frames in a row without a payload.
+    pub max_empty_frames: Option<u32>,
+    /// PRIORITY frames for each stream.
+    pub max_priority_frames: Option<u32>,
+    /// WINDOW_UPDATE frames for each DATA frame that was sent; at least 1.
+    pub max_window_updates: Option<u32>,
     /// Take extended CONNECT (RFC 8441).
     pub allow_connect: bool,
     /// Probing of connections.
@@ -182,9 +188,7 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
     let Some(proto) = proto else { return Http2Options::default() };
     refuse_set!(
         p, proto;
-        allow_metadata, max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream,
-        max_inbound_window_update_frames_per_data_frame_sent, custom_settings_parameters, max_metadata_size,
-        stream_reset_burst, stream_reset_rate,
+        allow_metadata, custom_settings_parameters, max_metadata_size, stream_reset_burst, stream_reset_rate,
     );
     p.unimplemented_if("enable_huffman_encoding", proto.enable_huffman_encoding == Some(false));
     p.unimplemented_if("disallow_obs_text", is_set(&proto.disallow_obs_text));
@@ -197,6 +201,9 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
     if proto.max_concurrent_streams.is_some_and(|n| !(1..=0x7fff_ffff).contains(&n)) {
         p.refuse_at::<()>("max_concurrent_streams", "must be between 1 and 2147483647");
     }
+    if proto.max_inbound_window_update_frames_per_data_frame_sent == Some(0) {
+        p.refuse_at::<()>("max_inbound_window_update_frames_per_data_frame_sent", "must be at least 1");
+    }
     // The codec bounds whole heads, and queued frames by its own limits.
     refuse_set!(p, proto; max_header_field_size_kb, max_outbound_frames, max_outbound_control_frames);
     Http2Options {
@@ -208,6 +215,9 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
             proto.initial_connection_window_size,
             p,
         ),
+        max_empty_frames: proto.max_consecutive_inbound_frames_with_empty_payload,
+        max_priority_frames: proto.max_inbound_priority_frames_per_stream,
+        max_window_updates: proto.max_inbound_window_update_frames_per_data_frame_sent,
         allow_connect: proto.allow_connect,
         keepalive: proto
             .connection_keepalive

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::FrameLimits;
+
 /// Settings of both sides. The windows are what a peer may send before we read, so they bound memory.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -39,6 +41,7 @@ pub struct Ping {
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
     pub limits: Limits,
+    pub frames: FrameLimits,
     /// Offer extended CONNECT (RFC 8441; Envoy's `allow_connect`).
     pub enable_connect_protocol: bool,
 }

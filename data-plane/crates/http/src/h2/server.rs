@@ -3,6 +3,7 @@
 //! The caller's accept loop drives the connection: streams make progress only while `accept` is polled.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use h2::{Reason, RecvStream};
 use http::StatusCode;
 
 use super::convert::{self, Malformed};
+use super::floods::{Watch, Watched};
 use super::incoming::Incoming;
 use super::keepalive::KeepAlive;
 use super::outgoing::Outgoing;
@@ -20,11 +22,14 @@ use crate::{Frame, Headers, Io, Method, RequestHead, ResponseHead, name};
 
 /// The server side of a connection.
 pub struct ServerConn {
-    conn: Connection<Rewind, Bytes>,
+    conn: Connection<Watched, Bytes>,
+    watch: Rc<Watch>,
     keepalive: Option<KeepAlive>,
     max_headers: usize,
     /// Malformed heads that may still be answered with a reset of their stream alone.
     patience: usize,
+    /// The connection ends because of a flood.
+    flooded: bool,
 }
 
 /// One request of a connection.
@@ -32,6 +37,7 @@ pub struct ServerStream {
     incoming: Incoming,
     respond: SendResponse<Bytes>,
     outgoing: Option<Outgoing>,
+    watch: Rc<Watch>,
     /// The request was an extended CONNECT, so that 101 means 200.
     upgrade: bool,
     head: bool,
@@ -49,11 +55,13 @@ impl ServerConn {
     /// # Errors
     /// The client speaks something else, or went away.
     pub async fn handshake(io: Io, read: Bytes, options: &ServerOptions) -> Result<Self, StreamError> {
-        let handshake = options.builder().handshake(Rewind::new(io, read)).await;
+        let watch = Watch::new(options.frames);
+        let io = Watched::new(Rewind::new(io, read), Rc::clone(&watch));
+        let handshake = options.builder().handshake(io).await;
         let mut conn = handshake.map_err(|error| convert::error(&error))?;
         let keepalive = KeepAlive::new(options.limits.ping, conn.ping_pong());
         let patience = options.limits.max_local_error_reset_streams;
-        Ok(Self { conn, keepalive, max_headers: options.limits.max_headers, patience })
+        Ok(Self { conn, watch, keepalive, max_headers: options.limits.max_headers, patience, flooded: false })
     }
 
     /// The next request; `None` when the connection is over. Keep calling it while streams live.
@@ -71,7 +79,15 @@ impl ServerConn {
             return Poll::Ready(Some(Err(StreamError::new(StreamErrorKind::Timeout))));
         }
         loop {
-            let Some(accepted) = ready!(self.conn.poll_accept(cx)) else { return Poll::Ready(None) };
+            let accepted = match self.conn.poll_accept(cx) {
+                Poll::Pending if self.watch.flood().is_some() && !self.flooded => {
+                    self.flooded = true;
+                    self.conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    continue;
+                }
+                polled => ready!(polled),
+            };
+            let Some(accepted) = accepted else { return Poll::Ready(None) };
             let (request, mut respond) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => return Poll::Ready(Some(Err(convert::error(&error)))),
@@ -86,7 +102,7 @@ impl ServerConn {
             let upgrade = parts.extensions.get::<h2::ext::Protocol>().is_some();
             match convert::request_in(parts) {
                 Ok(head) => {
-                    let stream = stream(&head, body, respond, upgrade);
+                    let stream = stream(&head, body, respond, upgrade, Rc::clone(&self.watch));
                     return Poll::Ready(Some(Ok((head, stream))));
                 }
                 Err(Malformed(details)) => {
@@ -101,6 +117,11 @@ impl ServerConn {
         }
     }
 
+    /// What the client sent too much of, if that ended the connection.
+    pub fn flood(&self) -> Option<&'static str> {
+        self.watch.flood()
+    }
+
     /// Takes no new streams and lets the running ones end: GOAWAY, twice as RFC 9113 §6.8 describes.
     pub fn graceful_shutdown(&mut self) {
         self.conn.graceful_shutdown();
@@ -112,7 +133,13 @@ impl ServerConn {
     }
 }
 
-fn stream(head: &RequestHead, body: RecvStream, respond: SendResponse<Bytes>, upgrade: bool) -> ServerStream {
+fn stream(
+    head: &RequestHead,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+    upgrade: bool,
+    watch: Rc<Watch>,
+) -> ServerStream {
     let incoming = Incoming::new(body);
     let expects = head.headers.get(&name::EXPECT).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
     ServerStream {
@@ -120,6 +147,7 @@ fn stream(head: &RequestHead, body: RecvStream, respond: SendResponse<Bytes>, up
         incoming,
         respond,
         outgoing: None,
+        watch,
         upgrade,
         head: head.method == Method::Head,
         failed: None,
@@ -202,6 +230,7 @@ impl ServerStream {
     pub fn send_data(&mut self, data: Bytes, end: bool) -> Result<(), StreamError> {
         self.check()?;
         let outgoing = self.outgoing.as_mut().ok_or(StreamError::protocol("data_outside_of_body"))?;
+        self.watch.sent(data.len());
         outgoing.send_data(data, end).map_err(|error| fail(&mut self.failed, error))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dp_filters::Compiler;
 use dp_http::h1::Underscores;
-use dp_http::h2::{Limits, Ping};
+use dp_http::h2::{FrameLimits, Limits, Ping};
 use dp_http::{HeaderName, h1, h2};
 use dp_observe::stats::HttpStats;
 use shared_config::hcm::{HeadersWithUnderscores, HttpConnectionManager as Config, RouteSource};
@@ -90,7 +90,7 @@ fn http1(config: &Config) -> h1::ServerOptions {
 
 fn http2(config: &Config) -> h2::ServerOptions {
     let options = &config.http2;
-    let default = Limits::default();
+    let (default, frames) = (Limits::default(), FrameLimits::default());
     h2::ServerOptions {
         limits: Limits {
             // Envoy's default since 1.36; a client may open this many streams at once.
@@ -108,6 +108,11 @@ fn http2(config: &Config) -> h2::ServerOptions {
                 Some(Ping { interval, timeout: keepalive.timeout, jitter })
             }),
             ..default
+        },
+        frames: FrameLimits {
+            empty: options.max_empty_frames.unwrap_or(frames.empty),
+            priority: options.max_priority_frames.unwrap_or(frames.priority),
+            window_updates: options.max_window_updates.unwrap_or(frames.window_updates),
         },
         enable_connect_protocol: options.allow_connect,
     }

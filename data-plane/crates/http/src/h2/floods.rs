@@ -1,0 +1,264 @@
+//! Frames of a client that cost more than they bring: when there are too many of them (CVE-2019-9511 to 9518).
+//!
+//! Looks at the heads of frames as they pass on their way to the codec. The rules for single kinds of frames are
+//! Envoy's (`protocol_constraints.cc`); the one for all of them is nginx's.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Rewind;
+
+/// What a client may send, with Envoy's defaults.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameLimits {
+    /// HEADERS, CONTINUATION and DATA in a row without a payload that do not end their stream
+    /// (Envoy's `max_consecutive_inbound_frames_with_empty_payload`).
+    pub empty: u32,
+    /// PRIORITY for each stream (Envoy's `max_inbound_priority_frames_per_stream`).
+    pub priority: u32,
+    /// WINDOW_UPDATE for each DATA that we sent (Envoy's `max_inbound_window_update_frames_per_data_frame_sent`).
+    pub window_updates: u32,
+}
+
+/// Bytes of frames that bring nothing, for each byte of heads and bodies both ways; and how many of these are given.
+const IDLE_SHARE: u64 = 8;
+const IDLE_BYTES: u64 = 1 << 20;
+
+const PREFACE: usize = 24;
+const HEAD: usize = 9;
+/// The largest payload of a DATA frame that every client takes.
+const DATA: u64 = 16_384;
+
+/// What one client sent so far; its connection and its streams share it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    limits: FrameLimits,
+    counts: Cell<Counts>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    streams: u64,
+    last_stream: u32,
+    empty: u32,
+    priority: u64,
+    window_updates: u64,
+    data_sent: u64,
+    /// Of all frames that came.
+    bytes: u64,
+    /// Of heads and bodies, both ways.
+    payload: u64,
+    flood: Option<&'static str>,
+}
+
+/// A transport that counts the frames that come by it.
+#[derive(Debug)]
+pub(super) struct Watched<T = Rewind> {
+    io: T,
+    watch: Rc<Watch>,
+    /// Bytes to come before the next head.
+    skip: usize,
+    /// The part of a head that has come.
+    head: [u8; HEAD],
+    have: usize,
+}
+
+impl Default for FrameLimits {
+    fn default() -> Self {
+        Self { empty: 1, priority: 100, window_updates: 10 }
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    pub(super) fn new(limits: FrameLimits) -> Rc<Self> {
+        Rc::new(Self { limits, counts: Cell::default() })
+    }
+
+    /// What there was too much of.
+    pub(super) fn flood(&self) -> Option<&'static str> {
+        self.counts.get().flood
+    }
+
+    /// We sent so much of a body.
+    pub(super) fn sent(&self, bytes: usize) {
+        let mut counts = self.counts.get();
+        counts.data_sent += (bytes as u64).div_ceil(DATA);
+        counts.payload += bytes as u64;
+        self.counts.set(counts);
+    }
+
+    /// The head of a frame came; how long its payload is.
+    fn note(&self, head: [u8; HEAD]) -> usize {
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let length = u32::from_be_bytes([0, a, b, c]);
+        let mut counts = self.counts.get();
+        counts.bytes += HEAD as u64 + u64::from(length);
+        match kind {
+            // DATA, HEADERS, CONTINUATION
+            0 | 1 | 9 => {
+                let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+                if kind == 1 && stream > counts.last_stream {
+                    counts.last_stream = stream;
+                    counts.streams += 1;
+                }
+                counts.payload += u64::from(length);
+                let ends_stream = kind != 9 && flags & 1 != 0;
+                counts.empty = if length == 0 && !ends_stream { counts.empty.saturating_add(1) } else { 0 };
+            }
+            2 => counts.priority += 1,
+            8 => counts.window_updates += 1,
+            _ => {}
+        }
+        counts.flood = counts.flood.or_else(|| self.limits.exceeded(&counts));
+        self.counts.set(counts);
+        length as usize
+    }
+}
+
+impl FrameLimits {
+    fn exceeded(&self, counts: &Counts) -> Option<&'static str> {
+        let priority = u64::from(self.priority).saturating_mul(1 + counts.streams);
+        let updates = u64::from(self.window_updates).saturating_mul(counts.data_sent).saturating_add(counts.streams);
+        if counts.empty > self.empty {
+            Some("inbound_empty_frames_flood")
+        } else if counts.priority > priority {
+            Some("inbound_priority_frames_flood")
+        } else if counts.window_updates > updates.saturating_mul(2).saturating_add(5) {
+            Some("inbound_window_update_frames_flood")
+        } else if counts.bytes / IDLE_SHARE > counts.payload + IDLE_BYTES {
+            Some("inbound_idle_frames_flood")
+        } else {
+            None
+        }
+    }
+}
+
+// === impl Watched ===
+
+impl<T> Watched<T> {
+    pub(super) fn new(io: T, watch: Rc<Watch>) -> Self {
+        Self { io, watch, skip: PREFACE, head: [0; HEAD], have: 0 }
+    }
+
+    fn look(&mut self, mut bytes: &[u8]) {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let part = (HEAD - self.have).min(bytes.len());
+            if part == 0 {
+                return;
+            }
+            self.head[self.have..self.have + part].copy_from_slice(&bytes[..part]);
+            self.have += part;
+            bytes = &bytes[part..];
+            if self.have == HEAD {
+                self.have = 0;
+                self.skip = self.watch.note(self.head);
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.watch.flood().is_some() {
+            // Nothing more is read; who drives the connection looks next, and ends it.
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.look(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> Vec<u8> {
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.resize(HEAD + length as usize, 0);
+        frame
+    }
+
+    /// The flood that the `count`-th of frames after a stream's HEADERS is, and not the one before; read in pieces.
+    fn check(frame_of: Vec<u8>, count: usize, wanted: &'static str) {
+        for piece in [1, 5, 9, 1000] {
+            let watch = Watch::new(FrameLimits::default());
+            let mut watched = Watched::new((), Rc::clone(&watch));
+            let mut feed = |bytes: &[u8]| bytes.chunks(piece).for_each(|piece| watched.look(piece));
+            feed(&[0; PREFACE]);
+            feed(&frame(1, 4, 1, 20));
+            (1..count).for_each(|_| feed(&frame_of));
+            assert_eq!(watch.flood(), None, "{wanted}, {count}, by {piece}");
+            feed(&frame_of);
+            assert_eq!(watch.flood(), Some(wanted), "{count}, by {piece}");
+        }
+    }
+
+    #[test]
+    fn too_many_frames_of_one_kind_are_a_flood() {
+        check(frame(0, 0, 1, 0), 2, "inbound_empty_frames_flood");
+        check(frame(9, 0, 1, 0), 2, "inbound_empty_frames_flood");
+        check(frame(2, 0, 3, 5), 201, "inbound_priority_frames_flood");
+        check(frame(8, 0, 1, 4), 8, "inbound_window_update_frames_flood");
+        // After the 29 bytes of HEADERS, 20 of which are payload.
+        let idle = (8 * (IDLE_BYTES as usize + 20 + 1) - 29).div_ceil(HEAD + 16_000);
+        check(frame(99, 0, 0, 16_000), idle, "inbound_idle_frames_flood");
+    }
+
+    #[test]
+    fn what_comes_beside_streams_and_bodies_is_none() {
+        let watch = Watch::new(FrameLimits::default());
+        let mut watched = Watched::new((), Rc::clone(&watch));
+        watched.look(&[0; PREFACE]);
+        for stream in 1..1000 {
+            watched.look(&frame(1, 4, stream, 50));
+            watched.look(&frame(2, 0, stream, 5));
+            // An empty one now and then, and one that ends the stream.
+            [100, 0, 100, 0].iter().for_each(|length| watched.look(&frame(0, 0, stream, *length)));
+            watched.look(&frame(0, 1, stream, 0));
+            watch.sent(100_000);
+            (0..14).for_each(|_| watched.look(&frame(8, 0, stream, 4)));
+            watched.look(&frame(6, 0, 0, 8));
+        }
+        assert_eq!(watch.flood(), None);
+    }
+}
