@@ -321,22 +321,8 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
         let options = &view.hcm.config.http;
         let idle = if active.get() == 0 { deadline(idle_since, options.idle_timeout) } else { None };
         let end_of_life = deadline(born, options.max_connection_duration).filter(|_| leaving.is_none());
-        let event = {
-            let mut ended = pin!(ended.notified());
-            poll_fn(|cx| {
-                if let Poll::Ready(accepted) = codec.poll_accept(cx) {
-                    return Poll::Ready(Event::Accepted(accepted));
-                }
-                if ended.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Event::Ended);
-                }
-                if leaving.is_none() && Pin::new(&mut drained).poll(cx).is_ready() {
-                    return Poll::Ready(Event::Leave(End::Drained));
-                }
-                timer.poll_deadline(cx, earlier(idle, end_of_life)).map(|()| Event::Leave(End::of_time(end_of_life)))
-            })
-            .await
-        };
+        let leave = leaving.is_none().then_some(&mut drained);
+        let event = next_event(&mut codec, &ended, leave, (&mut timer, idle, end_of_life)).await;
         let (head, down) = match event {
             Event::Accepted(Some(Ok(accepted))) => accepted,
             Event::Accepted(Some(Err(_)) | None) => {
@@ -382,6 +368,29 @@ async fn serve_http2(conn: Connection, hcm: Arc<Hcm>, io: Io, start: bytes::Byte
             }
         });
     }
+}
+
+/// What comes first. `drained` is asked while the connection is not ending anyway.
+async fn next_event(
+    codec: &mut h2::ServerConn,
+    ended: &Notify,
+    mut drained: Option<&mut (impl Future<Output = ()> + Unpin)>,
+    (timer, idle, end_of_life): (&mut LazyTimer, Option<Instant>, Option<Instant>),
+) -> Event {
+    let mut ended = pin!(ended.notified());
+    poll_fn(|cx| {
+        if let Poll::Ready(accepted) = codec.poll_accept(cx) {
+            return Poll::Ready(Event::Accepted(accepted));
+        }
+        if ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Ended);
+        }
+        if drained.as_mut().is_some_and(|drained| Pin::new(&mut **drained).poll(cx).is_ready()) {
+            return Poll::Ready(Event::Leave(End::Drained));
+        }
+        timer.poll_deadline(cx, earlier(idle, end_of_life)).map(|()| Event::Leave(End::of_time(end_of_life)))
+    })
+    .await
 }
 
 #[allow(clippy::large_enum_variant, reason = "one at a time, on the stack, taken apart at once: a box would only cost")]
