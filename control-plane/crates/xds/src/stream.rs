@@ -23,6 +23,11 @@ type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 // A client that opens a stream and says nothing is not kept.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
+/// What a node says of itself is kept, for a while even after it is gone. Stock Envoy sends 60 KB.
+const MAX_NODE: usize = 1 << 20;
+/// Of a refusal, in the log.
+const MAX_REASON: usize = 8 << 10;
+
 pub(crate) struct Stream {
     shared: Arc<Shared>,
     protocol: Protocol,
@@ -124,6 +129,10 @@ impl Stream {
     fn meet(&self, first: &Request) -> Result<Known, Status> {
         let node =
             first.node().ok_or_else(|| Status::invalid_argument("the first request of a stream needs a node"))?;
+        if node.len() > MAX_NODE {
+            let reason = format!("a node of {} bytes, more than {MAX_NODE}", node.len());
+            return Err(Status::resource_exhausted(reason));
+        }
         let node = Node::decode(node.clone()).map_err(|error| Status::invalid_argument(format!("node: {error}")))?;
         let info = self.shared.fleet.identify(node);
         (self.shared.settings.admit)(&self.peer, &info).map_err(Status::permission_denied)?;
@@ -147,7 +156,7 @@ impl Stream {
             known.is_the_same(node)?;
         }
         known.session.on_request(request).map_err(|close| match close {
-            Close::TooManyNames(_) => Status::resource_exhausted(close.to_string()),
+            Close::TooManyNames(_) | Close::LongNames(_) => Status::resource_exhausted(close.to_string()),
             _ => Status::invalid_argument(close.to_string()),
         })?;
         self.note(known);
@@ -161,6 +170,7 @@ impl Stream {
             match event {
                 Observed::Acked { .. } => counters.acks.fetch_add(1, Relaxed),
                 Observed::Nacked { kind, message, .. } => {
+                    let message = &message[..message.floor_char_boundary(MAX_REASON)];
                     tracing::warn!(node = known.info.id, %kind, message, "a node refused its configuration");
                     counters.nacks.fetch_add(1, Relaxed)
                 }

@@ -60,6 +60,8 @@ pub(crate) struct Link {
     kept_waits: bool,
     /// This stream had a response.
     answered: bool,
+    /// The last complaint in the log: a server that says the same again at once, however often, fills no disk.
+    complaint: String,
     /// No longer wanted, but the server was not told yet.
     dropped: Vec<(ResourceKind, String)>,
 }
@@ -96,6 +98,7 @@ impl Link {
             turn: 0,
             kept_waits: true,
             answered: false,
+            complaint: String::new(),
             dropped: Vec::new(),
         }
     }
@@ -236,7 +239,7 @@ impl Link {
 
     fn receive(&mut self, response: Response) {
         let Some(received) = response.give(&mut self.client) else {
-            tracing::warn!("a response of a type that was not asked for is dropped");
+            self.complain(None, "a type that was not asked for".to_owned());
             return;
         };
         if !std::mem::replace(&mut self.answered, true) {
@@ -261,10 +264,17 @@ impl Link {
         let refused = self.core.borrow_mut().receive(&received);
         let refused = self.client.settle(received.kind, refused);
         if !refused.is_empty() {
-            let text = shared_xds::client::refusal_text(&refused);
-            tracing::warn!(kind = %received.kind, text, "configuration refused; the last good one stays");
+            self.complain(Some(received.kind), shared_xds::client::refusal_text(&refused));
         }
         self.core.borrow().note(&received, &refused);
+    }
+
+    fn complain(&mut self, kind: Option<ResourceKind>, text: String) {
+        if self.complaint != text {
+            let kind = kind.map(tracing::field::display);
+            tracing::warn!(kind, text, "configuration refused; the last good one stays");
+            self.complaint = text;
+        }
     }
 
     fn on_marks(&mut self, received: &Received) {

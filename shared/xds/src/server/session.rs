@@ -24,13 +24,21 @@ pub struct Options {
     pub response_bytes: usize,
     /// Names one stream may subscribe to, in all.
     pub names: usize,
+    /// How long these names may be together.
+    pub name_bytes: usize,
     /// The encoded `envoy.config.core.v3.ControlPlane` of every response.
     pub control_plane: Bytes,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { gate: Duration::from_secs(15), response_bytes: 2 << 20, names: 1 << 20, control_plane: Bytes::new() }
+        Self {
+            gate: Duration::from_secs(15),
+            response_bytes: 2 << 20,
+            names: 1 << 20,
+            name_bytes: 64 << 20,
+            control_plane: Bytes::new(),
+        }
     }
 }
 
@@ -43,6 +51,8 @@ pub enum Close {
     WrongType { served: &'static str, asked: String },
     #[error("a stream may subscribe to {0} names")]
     TooManyNames(usize),
+    #[error("the names a stream subscribes to may have {0} bytes together")]
+    LongNames(usize),
     #[error("a request of the other protocol variant")]
     WrongVariant,
 }
@@ -212,9 +222,13 @@ impl Session {
         if let Some(snapshot) = &self.snapshot {
             self.subscriptions[kind].advance(&snapshot.sets[kind]);
         }
-        let names: usize = self.subscriptions.iter().map(|(_, subscription)| subscription.len()).sum();
+        let sizes = self.subscriptions.iter().map(|(_, subscription)| subscription.size());
+        let (names, bytes) = sizes.fold((0, 0), |(names, bytes), (more, longer)| (names + more, bytes + longer));
         if names > self.options.names {
             return Err(Close::TooManyNames(self.options.names));
+        }
+        if bytes > self.options.name_bytes {
+            return Err(Close::LongNames(self.options.name_bytes));
         }
         Ok(())
     }
@@ -248,6 +262,11 @@ impl Session {
             return;
         };
         if request.resource_names_subscribe.is_empty() || self.unknown.len() >= MAX_UNKNOWN {
+            return;
+        }
+        // What is not read is kept; a client with names that long has no use for the answer.
+        let long = request.type_url.len() + request.resource_names_subscribe.iter().map(String::len).sum::<usize>();
+        if long > self.options.name_bytes / MAX_UNKNOWN {
             return;
         }
         let removed = request.resource_names_subscribe.iter().filter(|name| *name != "*").map(|n| n.as_str().into());

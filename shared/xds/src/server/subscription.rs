@@ -62,6 +62,7 @@ pub(super) struct Subscription {
     wildcard: bool,
     ever_named: bool,
     names: Names,
+    name_bytes: usize,
     /// Every difference up to this set was sent or is in `changed`.
     base: Arc<ResourceSet>,
     /// The versions with which a client came back, until there is a set to compare them with.
@@ -90,6 +91,7 @@ impl Subscription {
             wildcard: false,
             ever_named: false,
             names: Names::new(),
+            name_bytes: 0,
             base: Arc::default(),
             initial: None,
             answer: Names::new(),
@@ -101,8 +103,9 @@ impl Subscription {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.names.len()
+    /// How many names it subscribes to, and how long they are together.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.names.len(), self.name_bytes)
     }
 
     pub(super) fn is_waiting_for_ack(&self) -> bool {
@@ -135,7 +138,9 @@ impl Subscription {
                 self.take_all();
             } else {
                 let name: Arc<str> = name.as_str().into();
-                self.names.insert(name.clone());
+                if self.names.insert(name.clone()) {
+                    self.name_bytes += name.len();
+                }
                 self.answer.insert(name);
             }
         }
@@ -158,6 +163,7 @@ impl Subscription {
             self.wildcard = false;
             self.drop_untaken();
         } else if let Some(name) = self.names.take(name) {
+            self.name_bytes -= name.len();
             if self.wildcard {
                 // Still theirs through the wildcard: they must hear whether it exists.
                 self.answer.insert(name);
@@ -215,6 +221,7 @@ impl Subscription {
         let added: Names = named.difference(&self.names).cloned().collect();
         let shrunk = !self.names.is_subset(&named) || (self.wildcard && !wildcard);
         self.wildcard = wildcard;
+        self.name_bytes = named.iter().map(|name| name.len()).sum();
         self.names = named;
         self.drop_untaken();
         (added, shrunk)

@@ -621,6 +621,23 @@ fn a_stream_has_a_bound_on_names() {
 }
 
 #[test]
+fn the_names_of_a_stream_have_a_bound_together() {
+    for protocol in [Protocol::Delta, Protocol::Sotw] {
+        let options = Options { name_bytes: 4, ..Options::default() };
+        let mut session = Session::new(protocol, None, Arc::new(options));
+        let mut ask = |kind, subscribe: &str, all: &str| {
+            session.on_request(match protocol {
+                Protocol::Delta => Request::Delta(delta(kind, subscribe)),
+                Protocol::Sotw => Request::Sotw(sotw(kind, all, "")),
+            })
+        };
+        assert_eq!(ask(Route, "+aaa +a", "aaa a"), Ok(()), "{protocol:?}");
+        assert_eq!(ask(Route, "-aaa +bbb", "a bbb"), Ok(()), "{protocol:?}");
+        assert_eq!(ask(Endpoints, "+a", "a"), Err(Close::LongNames(4)), "{protocol:?}");
+    }
+}
+
+#[test]
 fn a_big_set_is_cut_into_responses() {
     let options = Options { response_bytes: 1, ..Options::default() };
     let mut stream = Stream::with(Protocol::Delta, "cds:a=1 cds:b=1 eds:a=1 eds:b=1", options.clone());
