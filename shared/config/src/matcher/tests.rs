@@ -103,3 +103,19 @@ fn values_are_found_by_path() {
     check(&["a", "q"], ValueMatcher::Present(false), true);
     check(&["a", "q"], ValueMatcher::Null, false);
 }
+
+#[test]
+fn a_regex_is_refused_before_it_takes_a_stack_or_the_memory() {
+    let nested = |depth: usize, end: &str| format!("{}a{}", "(".repeat(depth), format!("){end}").repeat(depth));
+    let check = |text: String, expected: bool| {
+        let matches = move || Regex::new(&text).is_ok_and(|regex| regex.is_full_match(b"a"));
+        let matches = std::thread::Builder::new().stack_size(2 << 20).spawn(matches).unwrap().join().unwrap();
+        assert_eq!(matches, expected);
+    };
+    check(nested(240, ""), true);
+    check(nested(120, "?"), true);
+    check(nested(100_000, ""), false);
+    check(nested(20, "{20}"), false);
+    check("[".repeat(100_000), false);
+    check("(?:".repeat(100_000), false);
+}

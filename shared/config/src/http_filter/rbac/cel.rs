@@ -6,6 +6,8 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
+use cel::IdedExpr;
+use cel::common::ast;
 use prost::Message;
 use proto::google::api::expr::v1alpha1::{self as pb, Expr};
 use proto::xds::r#type::v3::CelExpression;
@@ -18,8 +20,11 @@ use crate::invalid::Problems;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cel(String);
 
-/// Of an expression as text: whoever walks it does so by recursion, and a chain such as `1+1+1` is as deep as it is long.
+/// Of an expression as text.
 const MAX_LENGTH: usize = 4096;
+
+/// Whoever walks an expression does so by recursion, and a chain such as `1+1+1` is as deep as it is long.
+const MAX_CHAIN: usize = 100;
 
 /// What expressions may refer to.
 const ATTRIBUTES: &[(&str, &[&str])] = &[
@@ -82,6 +87,10 @@ impl Cel {
     pub fn parse(text: &str, p: &mut Problems) -> Option<Self> {
         match cel::Program::compile(text) {
             Ok(program) => {
+                if let Err(reason) = can_be_evaluated(&program.expression().expr, 0) {
+                    p.refuse(reason);
+                    return None;
+                }
                 let references = program.references();
                 for name in references.variables() {
                     if !ATTRIBUTES.iter().any(|(root, _)| *root == name) {
@@ -100,6 +109,31 @@ impl Cel {
                 None
             }
         }
+    }
+}
+
+/// On a worker's stack, and in a time that has to do with its length.
+fn can_be_evaluated(expr: &ast::Expr, depth: usize) -> Result<(), String> {
+    if depth > MAX_CHAIN {
+        return Err(format!("nested more than {MAX_CHAIN} deep"));
+    }
+    let all = |parts: &mut dyn Iterator<Item = &IdedExpr>| -> Result<(), String> {
+        for part in parts {
+            can_be_evaluated(&part.expr, depth + 1)?;
+        }
+        Ok(())
+    };
+    match expr {
+        ast::Expr::Call(call) => all(&mut call.target.as_deref().into_iter().chain(&call.args)),
+        ast::Expr::Select(select) => all(&mut std::iter::once(&*select.operand)),
+        ast::Expr::List(list) => all(&mut list.elements.iter()),
+        ast::Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
+            ast::EntryExpr::MapEntry(entry) => all(&mut [&entry.key, &entry.value].into_iter()),
+            ast::EntryExpr::StructField(field) => all(&mut std::iter::once(&field.value)),
+        }),
+        ast::Expr::Struct(_) => Err("messages are not implemented by weir-proxy".into()),
+        ast::Expr::Comprehension(_) => Err("comprehensions are not implemented by weir-proxy".into()),
+        ast::Expr::Unspecified | ast::Expr::Ident(_) | ast::Expr::Literal(_) => Ok(()),
     }
 }
 

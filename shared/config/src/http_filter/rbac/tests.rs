@@ -126,6 +126,33 @@ fn an_expression_as_text_is_only_so_long() {
     assert_eq!(refused, "cel_expr_string: is longer than 4096 bytes");
 }
 
+/// As large as those of workers and of the runtime of the control plane.
+const STACK: usize = 2 << 20;
+
+#[test]
+fn an_expression_is_only_so_deep_and_takes_only_so_long() {
+    let check = |text: String, expected: &str| {
+        let expression = CelExpression { cel_expr_string: text.clone(), ..Default::default() };
+        let decode = move || problems(|p| _ = cel::decode_expression(&expression, p));
+        let refused = std::thread::Builder::new().stack_size(STACK).spawn(decode).unwrap().join().unwrap();
+        assert!(refused.contains(expected) && refused.is_empty() == expected.is_empty(), "{text}: {refused}");
+    };
+    for link in ["1+", "1==", "true?1:", "!(", "-(", "(", "[", "1 in [", "size(", "{1:"] {
+        check(link.repeat(4095 / link.len()) + "1", "cel_expr_string: n");
+    }
+    for link in ["[1]", ".x", ".size()", "+1", "*1", "-1", "==1"] {
+        check("request.path".to_owned() + &link.repeat(4084 / link.len()), "nested more than 100 deep");
+    }
+    check(format!("1{}", "+1".repeat(100)), "");
+    // Of these the library makes balanced trees, or nothing.
+    check("!".repeat(4091) + "true", "");
+    check(format!("true{}", "||true".repeat(680)), "");
+    check(format!("true{}", "&&true".repeat(680)), "");
+    check("[1, 2].all(x, x > 0)".into(), "comprehensions are not implemented");
+    check("'a' in {'b': [1].map(x, x)}".into(), "comprehensions are not implemented");
+    check("has(request.headers.x) && request.path in {'/a': 1}".into(), "");
+}
+
 #[test]
 fn a_matcher_takes_expressions_and_actions() {
     let extension = |any: Any| Some(TypedExtensionConfig { name: "x".into(), typed_config: Some(any) });

@@ -203,3 +203,26 @@ async fn verdicts_are_counted_under_the_prefix_of_their_rules() {
     let plain = Config { engine: engine("/admin"), ..Config::default() };
     assert_eq!(send(plain, &[], false).await.counted, "rbac.denied: 1");
 }
+
+/// The deepest that are accepted, on a stack as large as that of a worker.
+#[test]
+fn no_expression_is_too_deep_for_a_worker() {
+    let evaluate = || {
+        let mut head = RequestHead::new(Method::Get, "host.example", "/");
+        head.headers.append("x", b"user");
+        for text in [
+            format!("1{} == 100", "+1".repeat(99)),
+            format!("true{}", " && request.path == '/'".repeat(150)),
+            format!("{}true", "false || ".repeat(400)),
+            format!("{}true", "!!".repeat(45)),
+            format!("{}1{} == 1", "[".repeat(45), "][0]".repeat(45)),
+            format!("{}true", "false ? false : ".repeat(90)),
+        ] {
+            let mut problems = Problems::default();
+            let cel = Cel::parse(&text, &mut problems).unwrap_or_else(|| panic!("{text}: {problems:?}"));
+            let expression = attributes::Expression::compile(&cel);
+            assert!(expression.is_true(&info(connection()), &head), "{text}");
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(evaluate).unwrap().join().unwrap();
+}
