@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use shared_telemetry::Registry;
 use shared_telemetry::log::LogHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 use crate::handlers::{self, Answer, PATHS};
 use crate::query::Query;
@@ -41,7 +41,7 @@ const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Serves until `stop` resolves; what runs then is cut.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: impl Future<Output = ()>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut seats: Vec<Seat> = Vec::new();
     let mut connections = tokio::task::JoinSet::new();
     let mut stop = pin!(stop);
     loop {
@@ -55,21 +55,47 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: impl Future<O
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        // More connections than slots are closed at once.
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-        let admin = Arc::clone(&admin);
-        connections.spawn(async move {
-            serve_connection(stream, remote, admin).await;
-            drop(slot);
-        });
+        seats.retain(|seat| !seat.task.is_finished());
+        if seats.len() >= MAX_CONNECTIONS && !free_a_seat(&mut seats) {
+            continue;
+        }
+        let idle = Idle::new(Mutex::new(Some(Instant::now())));
+        let task = connections.spawn(serve_connection(stream, remote, Arc::clone(&admin), Arc::clone(&idle)));
+        seats.push(Seat { task, idle });
     }
 }
 
-async fn serve_connection(stream: TcpStream, remote: SocketAddr, admin: Arc<Admin>) {
+/// Since when nothing is answered on a connection; `None` while something is.
+type Idle = Arc<Mutex<Option<Instant>>>;
+
+struct Seat {
+    task: AbortHandle,
+    idle: Idle,
+}
+
+fn idle_since(idle: &Idle) -> MutexGuard<'_, Option<Instant>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes the connection that is idle longest, so that those which are kept open for nothing keep nobody out. Says whether
+/// there was one: the newest is closed otherwise.
+fn free_a_seat(seats: &mut Vec<Seat>) -> bool {
+    let idle = seats.iter().enumerate().filter_map(|(at, seat)| Some(((*idle_since(&seat.idle))?, at)));
+    let Some((_, at)) = idle.min() else { return false };
+    seats.swap_remove(at).task.abort();
+    true
+}
+
+async fn serve_connection(stream: TcpStream, remote: SocketAddr, admin: Arc<Admin>, idle: Idle) {
     let local = stream.local_addr().unwrap_or(remote);
     let service = service_fn(|request| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(respond(admin, request, remote, local).await) }
+        let (admin, idle) = (Arc::clone(&admin), Arc::clone(&idle));
+        async move {
+            *idle_since(&idle) = None;
+            let response = respond(admin, request, remote, local).await;
+            *idle_since(&idle) = Some(Instant::now());
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -147,9 +173,6 @@ fn is_foreign(request: &Request<()>) -> bool {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let (site, origin) = (header("sec-fetch-site"), header("origin"));
     let host = header("host").unwrap_or_default();
-    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let is_rebound = !name.eq_ignore_ascii_case("localhost") && address.parse::<std::net::IpAddr>().is_err();
     match site {
         Some(site) if !matches!(site, "same-origin" | "none") => return true,
         None if origin.is_some_and(|origin| origin.split_once("://").map(|(_, host)| host) != Some(host)) => {
@@ -157,7 +180,7 @@ fn is_foreign(request: &Request<()>) -> bool {
         }
         _ => {}
     }
-    (site.is_some() || origin.is_some()) && is_rebound
+    (site.is_some() || origin.is_some()) && !stdx::host::is_literal(host)
 }
 
 fn to_response(answer: Answer) -> Response<Full<Bytes>> {

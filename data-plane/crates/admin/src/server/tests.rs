@@ -260,3 +260,34 @@ async fn the_server_answers_over_a_socket_and_stops() {
     stop.send(()).unwrap();
     server.await.unwrap();
 }
+
+#[tokio::test]
+async fn connections_that_are_kept_open_for_nothing_keep_nobody_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, Arc::new(admin(Ready::Live).0), std::future::pending()));
+    let ask = async |client: &mut TcpStream| {
+        client.write_all(b"HEAD /ready HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+        let mut answer = [0; 1024];
+        let length = client.read(&mut answer).await?;
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 ") || length == 0);
+        if length == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        std::io::Result::Ok(())
+    };
+    let mut oldest = TcpStream::connect(address).await.unwrap();
+    ask(&mut oldest).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 1..MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Idle for the shortest time again.
+    ask(&mut oldest).await.unwrap();
+    for _ in 0..MAX_CONNECTIONS / 2 {
+        ask(&mut TcpStream::connect(address).await.unwrap()).await.unwrap();
+    }
+    ask(&mut oldest).await.unwrap();
+    assert_eq!(silent[0].read(&mut [0]).await.unwrap_or_default(), 0, "the one that is idle longest is closed");
+    server.abort();
+}
