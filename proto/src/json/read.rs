@@ -395,8 +395,9 @@ fn unknown_field(desc: &MessageDescriptor, key: &str) -> String {
 
 /// `, did you mean x?` when one of `names` is close to `wrong`.
 pub(super) fn did_you_mean(wrong: &str, names: &[String]) -> String {
-    let best =
-        names.iter().map(|name| (strsim::jaro_winkler(&wrong.to_ascii_lowercase(), &name.to_ascii_lowercase()), name));
+    // What is longer than every name is none of them; comparing takes time by both lengths.
+    let names = names.iter().filter(|_| wrong.len() <= 256);
+    let best = names.map(|name| (strsim::jaro_winkler(&wrong.to_ascii_lowercase(), &name.to_ascii_lowercase()), name));
     match best.max_by(|a, b| a.0.total_cmp(&b.0)) {
         Some((score, name)) if score > 0.8 => format!(", did you mean {name}?"),
         _ => String::new(),

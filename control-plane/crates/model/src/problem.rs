@@ -174,10 +174,14 @@ impl Problems {
     }
 }
 
+/// Longer words are not misspelt: comparing them takes time and memory by the product of both lengths.
+const LONGEST: usize = 256;
+
 /// The candidate closest to a misspelt word, if any is close.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
+        .filter(|c| c.len().max(word.len()) <= LONGEST)
         .map(|c| (strsim::damerau_levenshtein(word, c), c))
         .filter(|(distance, c)| *distance <= 1 + c.len().min(word.len()) / 4)
         .min_by_key(|(distance, _)| *distance)
@@ -198,6 +202,9 @@ mod tests {
         assert_eq!(closest("logn", ["login", "plans"]), Some("login"));
         assert_eq!(closest("listners", ["listeners", "clusters"]), Some("listeners"));
         assert_eq!(closest("zebra", ["login", "plans"]), None);
+        let (long, longer) = ("x".repeat(LONGEST), "x".repeat(1 << 24));
+        assert_eq!(closest(&long, [&*longer, &*long]), Some(&*long));
+        assert_eq!(closest(&longer, [&*longer, &*long]), None);
     }
 
     #[test]

@@ -210,6 +210,7 @@ pub(crate) fn parse(name: &str, argument: Option<&str>) -> Result<Operator, Prob
 
 fn closest(name: &str) -> Option<&'static str> {
     let names = PLAIN.iter().map(|(name, _)| *name).chain(WITH_ARGUMENT.iter().copied());
+    let names = names.filter(|known| known.len().abs_diff(name.len()) <= 3);
     names.map(|known| (strsim::damerau_levenshtein(name, known), known)).min().filter(|(d, _)| *d <= 3).map(|(_, n)| n)
 }
 
