@@ -2,12 +2,11 @@
 //!
 //! A call that is not in the table does not exist, whoever asks.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::uri::Authority;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -57,6 +56,9 @@ const PACKAGE: &str = "/weir.management.v1.";
 
 /// Lets a request through to its handler, with its `Caller`, or answers it.
 pub(crate) async fn guard(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+    if !has_one_host(&request) {
+        return Failure::request("host", "is needed once").into_response();
+    }
     let path = request.uri().path();
     if OPEN.iter().any(|open| path.starts_with(open)) {
         return next.run(request).await;
@@ -70,8 +72,12 @@ pub(crate) async fn guard(State(access): State<Arc<Access>>, mut request: Reques
         if *access == Access::Open && is_from_a_page(&request) {
             return Err(Failure::Unauthenticated("web pages may not ask a server that wants no tokens"));
         }
-        let authorization = request.headers().get("authorization").and_then(|v| v.to_str().ok());
-        access.caller(authorization, call)
+        let mut given = request.headers().get_all("authorization").iter();
+        match (given.next(), given.next()) {
+            // Whoever looked before us may have taken the other one.
+            (Some(_), Some(_)) => Err(Failure::Unauthenticated("there are several tokens")),
+            (given, _) => access.caller(given.and_then(|v| v.to_str().ok()), call),
+        }
     });
     match (outcome, rpc) {
         (Some(Ok(caller)), _) => {
@@ -88,16 +94,19 @@ pub(crate) async fn guard(State(access): State<Arc<Access>>, mut request: Reques
     }
 }
 
+/// What was reached by two names was reached by neither.
+fn has_one_host(request: &Request) -> bool {
+    let hosts = request.headers().get_all("host").iter().count();
+    hosts <= 1 && (hosts == 1 || request.version() != Version::HTTP_11)
+}
+
 /// Whether a browser may have sent this for the page of some site: it says so, or the server was reached by a name, which
 /// may be that of the site (DNS rebinding). Where nobody has to know a token, any page could change everything.
 fn is_from_a_page(request: &Request) -> bool {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let by_page = header("origin").is_some() || header("sec-fetch-site").is_some_and(|site| site != "none");
-    let authority: Option<Authority> = header("host").and_then(|host| host.parse().ok());
-    let host = request.uri().host().or(authority.as_ref().map(Authority::host)).unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    let by_name = !host.is_empty() && !host.eq_ignore_ascii_case("localhost") && address.parse::<IpAddr>().is_err();
-    by_page || by_name
+    let host = request.uri().authority().map(Authority::as_str).or(header("host")).unwrap_or_default();
+    by_page || !(host.is_empty() || stdx::host::is_literal(host))
 }
 
 /// The path is there with another method, or not at all.

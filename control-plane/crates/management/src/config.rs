@@ -9,7 +9,7 @@ use proto::weir::management::v1 as pb;
 
 use crate::auth::Caller;
 use crate::convert::{change, kind, objects, revision, revision_or_none, warning};
-use crate::failure::Failure;
+use crate::failure::{Failure, short};
 use crate::redact;
 
 const MAX_MESSAGE: usize = 1024;
@@ -28,9 +28,9 @@ impl ConfigCore {
         ConfigCore { pipeline }
     }
 
-    pub(crate) async fn apply(&self, caller: &Caller, r: pb::ApplyRequest) -> Result<pb::ApplyResponse, Failure> {
+    pub(crate) async fn apply(self, caller: Caller, r: pb::ApplyRequest) -> Result<pb::ApplyResponse, Failure> {
         let change = from_set(r.change.unwrap_or_default())?;
-        let applied = self.write(caller, "apply", change, options(r.validate_only, r.etag, r.message)?).await?;
+        let applied = self.write(&caller, "apply", change, options(r.validate_only, r.etag, r.message)?).await?;
         Ok(pb::ApplyResponse {
             revision: revision_or_none(applied.revision.as_ref()),
             changes: applied.changes.iter().map(|c| self::change(c, false)).collect(),
@@ -38,7 +38,7 @@ impl ConfigCore {
         })
     }
 
-    pub(crate) async fn delete(&self, caller: &Caller, r: pb::DeleteRequest) -> Result<pb::DeleteResponse, Failure> {
+    pub(crate) async fn delete(self, caller: Caller, r: pb::DeleteRequest) -> Result<pb::DeleteResponse, Failure> {
         let mut objects = Vec::new();
         for object in r.objects {
             let kind = kind(object.kind)?.ok_or_else(|| Failure::request("objects.kind", "is missing"))?;
@@ -48,7 +48,7 @@ impl ConfigCore {
             return Err(Failure::request("objects", "is empty"));
         }
         let change = Change::Delete { objects, allow_missing: r.allow_missing };
-        let applied = self.write(caller, "delete", change, options(r.validate_only, r.etag, r.message)?).await?;
+        let applied = self.write(&caller, "delete", change, options(r.validate_only, r.etag, r.message)?).await?;
         Ok(pb::DeleteResponse {
             revision: revision_or_none(applied.revision.as_ref()),
             changes: applied.changes.iter().map(|c| self::change(c, false)).collect(),
@@ -56,15 +56,15 @@ impl ConfigCore {
     }
 
     pub(crate) async fn rollback(
-        &self,
-        caller: &Caller,
+        self,
+        caller: Caller,
         r: pb::RollbackRequest,
     ) -> Result<pb::RollbackResponse, Failure> {
         if r.id == 0 {
             return Err(Failure::request("id", "is missing"));
         }
         let change = Change::Rollback { id: r.id };
-        let applied = self.write(caller, "rollback", change, options(r.validate_only, r.etag, r.message)?).await?;
+        let applied = self.write(&caller, "rollback", change, options(r.validate_only, r.etag, r.message)?).await?;
         Ok(pb::RollbackResponse {
             revision: revision_or_none(applied.revision.as_ref()),
             changes: applied.changes.iter().map(|c| self::change(c, false)).collect(),
@@ -81,35 +81,36 @@ impl ConfigCore {
                 revision = applied.revision.as_ref().map_or(0, |r| r.id), changes = applied.changes.len(), "accepted"
             ),
             Err(refused) => {
-                tracing::warn!(target: "audit", caller = caller.name, role = %caller.role, what, dry, %refused, "refused");
+                let refused = short(&refused.to_string());
+                tracing::warn!(target: "audit", caller = caller.name, role = %caller.role, what, dry, refused, "refused");
             }
         }
         Ok(outcome?)
     }
 
-    pub(crate) async fn get(&self, caller: &Caller, r: pb::GetRequest) -> Result<pb::GetResponse, Failure> {
+    pub(crate) async fn get(self, caller: Caller, r: pb::GetRequest) -> Result<pb::GetResponse, Failure> {
         let kind = kind(r.kind)?.ok_or_else(|| Failure::request("kind", "is missing"))?;
         let state = self.pipeline.state(r.revision).await?;
-        let draft = redact::shown(caller, state.draft);
+        let draft = redact::shown(&caller, state.draft);
         let wanted = crate::convert::kind_to_pb(kind) as i32;
         let object = objects(&draft).into_iter().find(|o| o.kind == wanted && o.name == r.name);
         let object = object.ok_or_else(|| Refused::no_object(&draft, kind, &r.name))?;
         Ok(pb::GetResponse { object: Some(object), revision: revision_or_none(state.header.as_ref()) })
     }
 
-    pub(crate) async fn list(&self, caller: &Caller, r: pb::ListRequest) -> Result<pb::ListResponse, Failure> {
+    pub(crate) async fn list(self, caller: Caller, r: pb::ListRequest) -> Result<pb::ListResponse, Failure> {
         let wanted = kind(r.kind)?.map(|k: Kind| crate::convert::kind_to_pb(k) as i32);
         let state = self.pipeline.state(r.revision).await?;
         let skip: usize = token(&r.page_token)?;
         let size = page(r.page_size, 1000, 10_000);
-        let all = objects(&redact::shown(caller, state.draft));
+        let all = objects(&redact::shown(&caller, state.draft));
         let fitting: Vec<_> = all.into_iter().filter(|o| wanted.is_none_or(|k| k == o.kind)).collect();
         let next = if fitting.len() > skip.saturating_add(size) { (skip + size).to_string() } else { String::new() };
         let objects = fitting.into_iter().skip(skip).take(size).collect();
         Ok(pb::ListResponse { objects, revision: revision_or_none(state.header.as_ref()), next_page_token: next })
     }
 
-    pub(crate) async fn diff(&self, r: pb::DiffRequest) -> Result<pb::DiffResponse, Failure> {
+    pub(crate) async fn diff(self, r: pb::DiffRequest) -> Result<pb::DiffResponse, Failure> {
         let (from, changes, warnings) = match r.change {
             Some(set) => self.pipeline.preview(&from_set(set)?, r.envoy).await?,
             None => {
@@ -141,23 +142,23 @@ impl ConfigCore {
     }
 
     pub(crate) async fn get_revision(
-        &self,
-        caller: &Caller,
+        self,
+        caller: Caller,
         r: pb::GetRevisionRequest,
     ) -> Result<pb::GetRevisionResponse, Failure> {
         let state = self.pipeline.state(r.id).await?;
         Ok(pb::GetRevisionResponse {
             revision: revision_or_none(state.header.as_ref()),
-            objects: objects(&redact::shown(caller, state.draft)),
+            objects: objects(&redact::shown(&caller, state.draft)),
         })
     }
 
-    pub(crate) async fn export(&self, caller: &Caller, r: pb::ExportRequest) -> Result<pb::ExportResponse, Failure> {
+    pub(crate) async fn export(self, caller: Caller, r: pb::ExportRequest) -> Result<pb::ExportResponse, Failure> {
         use pb::export_request::Format;
         let state = self.pipeline.state(r.revision).await?;
         let format = Format::try_from(r.format).map_err(|_| Failure::request("format", "is not a format"))?;
         let text = match format {
-            Format::Unspecified => cp_model::node::Node::yaml(&redact::shown(caller, state.draft).to_json()),
+            Format::Unspecified => cp_model::node::Node::yaml(&redact::shown(&caller, state.draft).to_json()),
             Format::EnvoyYaml | Format::EnvoyJson => {
                 // Attachments are inside these resources, so keys are left out for everybody.
                 let wire = self.pipeline.wire(&state.draft, Secrets::Redacted)?;

@@ -12,7 +12,7 @@ use proto::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint, lb_e
 use proto::weir::management::v1 as pb;
 
 use crate::auth::Caller;
-use crate::failure::Failure;
+use crate::failure::{Failure, short};
 use crate::fleet::FleetCore;
 
 const MAX_MESSAGE: usize = 1024;
@@ -125,12 +125,14 @@ impl FleetCore {
 }
 
 fn audit(caller: &Caller, what: &str, cluster: &str, address: &str, refused: Option<&Refused>) {
+    let (cluster, address) = (short(cluster), short(address));
     match refused {
         None => {
             tracing::info!(target: "audit", caller = caller.name, role = %caller.role, what, cluster, address, "accepted");
         }
         Some(refused) => {
-            tracing::warn!(target: "audit", caller = caller.name, role = %caller.role, what, cluster, address, %refused, "refused");
+            let refused = short(&refused.to_string());
+            tracing::warn!(target: "audit", caller = caller.name, role = %caller.role, what, cluster, address, refused, "refused");
         }
     }
 }

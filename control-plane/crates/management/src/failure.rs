@@ -15,6 +15,7 @@ use tonic_types::{
 
 use crate::auth::Role;
 use crate::calls::Call;
+use crate::redact;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -50,6 +51,10 @@ impl From<Refused> for Failure {
 const MAX_PROBLEMS: usize = 100;
 /// Status details travel in headers, which clients limit.
 const MAX_DETAIL_BYTES: usize = 6 << 10;
+/// And so does the message, in which names as long as the request may be quoted.
+const MAX_TEXT: usize = 1 << 10;
+/// Of those who refer to what is to be removed.
+const MAX_REFERRING: usize = 20;
 const DOMAIN: &str = "weir";
 
 impl Failure {
@@ -98,7 +103,7 @@ impl Failure {
     }
 
     fn message(&self) -> String {
-        match self {
+        let text = match self {
             Failure::Unauthenticated(why) => (*why).to_owned(),
             Failure::Denied { name, role, call } => {
                 format!("`{name}` has the role {role}; {} needs {}", call.rpc, call.role)
@@ -114,7 +119,8 @@ impl Failure {
                 }
             }
             Failure::Refused(other) => other.to_string(),
-        }
+        };
+        short(&text)
     }
 
     fn problems(&self) -> &[Problem] {
@@ -126,7 +132,7 @@ impl Failure {
 
     fn details(&self) -> Vec<ErrorDetail> {
         match self {
-            Failure::Request { field, reason } => vec![BadRequest::with_violation(field, reason).into()],
+            Failure::Request { field, reason } => vec![BadRequest::with_violation(short(field), short(reason)).into()],
             Failure::Refused(Refused::Stale { etag }) => {
                 let metadata = HashMap::from([("etag".to_owned(), etag.clone())]);
                 vec![ErrorInfo::new("ETAG_MISMATCH", DOMAIN, metadata).into()]
@@ -135,11 +141,11 @@ impl Failure {
                 let violation = |(kind, name): &(Kind, String)| {
                     PreconditionViolation::new(
                         "REFERENCED",
-                        format!("{kind}/{name}"),
+                        short(&format!("{kind}/{name}")),
                         "it refers to what is to be removed",
                     )
                 };
-                vec![PreconditionFailure::new(by.iter().map(violation).collect::<Vec<_>>()).into()]
+                vec![PreconditionFailure::new(by.iter().take(MAX_REFERRING).map(violation).collect::<Vec<_>>()).into()]
             }
             _ => self.problem_details(),
         }
@@ -149,8 +155,11 @@ impl Failure {
         let mut room = MAX_DETAIL_BYTES;
         let mut shown: Vec<&Problem> = Vec::new();
         for problem in self.problems() {
-            let size =
-                2 * (problem.message.len() + problem.field.len()) + problem.hint.as_ref().map_or(0, String::len) + 120;
+            let length = |text: &str| text.len().min(MAX_TEXT + 3);
+            let size = 2 * (length(&problem.message) + length(&problem.field))
+                + problem.hint.as_deref().map_or(0, length)
+                + length(&problem.place.file)
+                + 120;
             if size > room && !shown.is_empty() {
                 break;
             }
@@ -160,7 +169,8 @@ impl Failure {
         if shown.is_empty() {
             return Vec::new();
         }
-        let violations: Vec<_> = shown.iter().map(|p| FieldViolation::new(&p.field, &p.message)).collect();
+        let violations: Vec<_> =
+            shown.iter().map(|p| FieldViolation::new(short(&p.field), short(&p.message))).collect();
         let mut details: Vec<ErrorDetail> = vec![BadRequest::new(violations).into()];
         let left_out = self.problems().len() - shown.len();
         for problem in shown {
@@ -170,12 +180,12 @@ impl Failure {
                     metadata.insert(key.to_owned(), value);
                 }
             };
-            put("file", problem.place.file.clone());
+            put("file", short(&problem.place.file));
             put("line", problem.place.line.to_string());
             put("column", problem.place.column.to_string());
-            put("field", problem.field.clone());
-            put("message", problem.message.clone());
-            put("hint", problem.hint.clone().unwrap_or_default());
+            put("field", short(&problem.field));
+            put("message", short(&problem.message));
+            put("hint", short(problem.hint.as_deref().unwrap_or_default()));
             details.push(ErrorInfo::new(problem.code.number(), DOMAIN, metadata).into());
         }
         if left_out > 0 {
@@ -195,8 +205,8 @@ impl Failure {
     fn problem_json(&self) -> Value {
         let problem = |p: &Problem| {
             json!({
-                "file": p.place.file, "line": p.place.line, "column": p.place.column, "field": p.field,
-                "code": p.code.number(), "message": p.message, "hint": p.hint,
+                "file": short(&p.place.file), "line": p.place.line, "column": p.place.column, "field": short(&p.field),
+                "code": p.code.number(), "message": short(&p.message), "hint": p.hint.as_deref().map(short),
             })
         };
         let status = self.http();
@@ -212,6 +222,15 @@ impl Failure {
         }
         body
     }
+}
+
+/// The beginning of a text that is too long to be read, and never a private key.
+pub(crate) fn short(text: &str) -> String {
+    let text = &*redact::text(text);
+    if text.len() <= MAX_TEXT {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MAX_TEXT)])
 }
 
 impl IntoResponse for Failure {

@@ -24,7 +24,7 @@ impl FleetCore {
     }
 
     /// Which route of the newest revision a request takes.
-    pub(crate) async fn route_test(&self, r: &pb::RouteTestRequest) -> Result<pb::RouteTestResponse, Failure> {
+    pub(crate) async fn route_test(self, r: pb::RouteTestRequest) -> Result<pb::RouteTestResponse, Failure> {
         let request = cp_explain::Request::parse(&r.request, &r.headers).map_err(|e| Failure::request("request", e))?;
         let state = self.pipeline.state(0).await?;
         let resources = self.pipeline.resources(&state.draft)?;

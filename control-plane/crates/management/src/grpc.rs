@@ -11,7 +11,7 @@ use crate::auth::Caller;
 use crate::failure::Failure;
 
 /// Items a slow reader of a watch may be behind.
-const WATCH_BUFFER: usize = 16;
+const WATCH_BUFFER: usize = 4;
 
 pub(crate) type WatchStream<T> = ReceiverStream<Result<T, Status>>;
 

@@ -2,6 +2,7 @@
 //!
 //! Who may ask, what to answer, how errors look. No logic of configurations: that is `cp-pipeline`.
 
+mod apart;
 pub mod auth;
 pub mod calls;
 mod config;

@@ -1,5 +1,7 @@
 //! Private keys and other secrets, left out of what is shown.
 
+use std::borrow::Cow;
+
 use cp_model::node::Node;
 use cp_model::{Draft, Kind};
 use cp_pipeline::ObjectChange;
@@ -59,6 +61,15 @@ fn resource(value: Value) -> Value {
     }
 }
 
+/// A text, such as a message that quotes what was sent, without the private keys in it.
+pub(crate) fn text(text: &str) -> Cow<'_, str> {
+    let Some(mark) = text.find(KEY_MARK) else { return Cow::Borrowed(text) };
+    let begin = text[..mark].rfind("-----").unwrap_or(mark);
+    // What is cut off has no end.
+    let rest = text[mark + KEY_MARK.len()..].split_once(KEY_MARK).map_or("", |(_, rest)| rest);
+    Cow::Owned(format!("{}{REDACTED}{}", &text[..begin], self::text(rest)))
+}
+
 fn hide_keys(value: &mut Value) {
     match value {
         Value::String(text) if text.contains(KEY_MARK) => REDACTED.clone_into(text),
@@ -101,6 +112,16 @@ mod tests {
         let text = diff(Kind::Listener, listener(KEY, 1), listener(&other, 1));
         assert!(text.contains("[redacted] (before)") && text.contains("[redacted] (after)"), "{text}");
         assert!(!text.contains("SECRET") && !text.contains("OTHER"), "{text}");
+    }
+
+    #[test]
+    fn a_message_quotes_no_key() {
+        let check = |message: &str, expected: &str| assert_eq!(text(message), expected);
+        check("`x` is wrong", "`x` is wrong");
+        check(&format!("`{KEY}` is wrong, and `{KEY}`"), "`[redacted]\n` is wrong, and `[redacted]\n`");
+        check(&format!("a: {}", KEY.replace('\n', "\\n")), "a: [redacted]\\n");
+        check(&format!("a: {}", &KEY[..40]), "a: [redacted]");
+        check("PRIVATE KEY-----\nx", "[redacted]");
     }
 
     #[test]

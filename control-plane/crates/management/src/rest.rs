@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use cp_model::Kind;
@@ -11,6 +11,7 @@ use prost::Name;
 use proto::weir::management::v1 as pb;
 use serde_json::{Map, Value, json};
 
+use crate::apart::apart;
 use crate::auth::Caller;
 use crate::config::ConfigCore;
 use crate::convert::kind_to_pb;
@@ -51,6 +52,7 @@ pub(crate) fn router(rest: Rest) -> Router {
         .route("/v1/{section}/{*name}", get(object).delete(delete))
         .route("/healthz", get(|| async { "ok\n" }))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::map_response(as_problem))
         .with_state(rest)
 }
 
@@ -78,11 +80,15 @@ fn read<M: Name + Default>(body: &Bytes) -> Result<M, Failure> {
 }
 
 /// `If-Match` stands for the etag of the message. `*` matches anything.
-fn if_match(headers: &HeaderMap, etag: &mut String) {
-    let header = headers.get("if-match").and_then(|v| v.to_str().ok()).map(|v| v.trim_matches('"'));
-    if let Some(value) = header.filter(|v| *v != "*") {
-        value.clone_into(etag);
+fn if_match(headers: &HeaderMap, etag: &mut String) -> Result<(), Failure> {
+    let Some(header) = headers.get("if-match") else { return Ok(()) };
+    match header.to_str().map(|value| value.trim_matches('"')) {
+        Ok("*") => {}
+        // No etag at all would be no condition.
+        Ok("") | Err(_) => return Err(Failure::request("if-match", "is not an etag")),
+        Ok(value) => value.clone_into(etag),
     }
+    Ok(())
 }
 
 fn number<T: std::str::FromStr + Default>(parameters: &Parameters, key: &str) -> Result<T, Failure> {
@@ -111,13 +117,13 @@ async fn apply(
     body: Bytes,
 ) -> Answer {
     let mut request: pb::ApplyRequest = read(&body)?;
-    if_match(&headers, &mut request.etag);
-    let response = rest.config.apply(&caller, request).await?;
+    if_match(&headers, &mut request.etag)?;
+    let response = apart(rest.config.apply(caller, request)).await?;
     reply(&response, response.revision.as_ref())
 }
 
 async fn diff(State(rest): State<Rest>, body: Bytes) -> Answer {
-    let response = rest.config.diff(read(&body)?).await?;
+    let response = apart(rest.config.diff(read(&body)?)).await?;
     reply(&response, None)
 }
 
@@ -132,7 +138,7 @@ async fn export(State(rest): State<Rest>, Extension(caller): Extension<Caller>, 
         }
     };
     let request = pb::ExportRequest { revision: number(&parameters, "revision")?, format: format.into() };
-    let response = rest.config.export(&caller, request).await?;
+    let response = apart(rest.config.export(caller, request)).await?;
     Ok(([("content-type", content_type)], response.text).into_response())
 }
 
@@ -143,7 +149,7 @@ async fn revisions(State(rest): State<Rest>, parameters: Parameters) -> Answer {
 
 async fn revision(State(rest): State<Rest>, Extension(caller): Extension<Caller>, Path(id): Path<String>) -> Answer {
     let id = revision_id(&id)?;
-    let response = rest.config.get_revision(&caller, pb::GetRevisionRequest { id }).await?;
+    let response = apart(rest.config.get_revision(caller, pb::GetRevisionRequest { id })).await?;
     reply(&response, response.revision.as_ref())
 }
 
@@ -163,8 +169,8 @@ async fn rollback(
 ) -> Answer {
     let mut request: pb::RollbackRequest = read(&body)?;
     request.id = revision_id(&id)?;
-    if_match(&headers, &mut request.etag);
-    let response = rest.config.rollback(&caller, request).await?;
+    if_match(&headers, &mut request.etag)?;
+    let response = apart(rest.config.rollback(caller, request)).await?;
     reply(&response, response.revision.as_ref())
 }
 
@@ -195,7 +201,7 @@ async fn undrain(State(rest): State<Rest>, Extension(caller): Extension<Caller>,
 }
 
 async fn route_test(State(rest): State<Rest>, body: Bytes) -> Answer {
-    reply(&rest.fleet.route_test(&read(&body)?).await?, None)
+    reply(&apart(rest.fleet.route_test(read(&body)?)).await?, None)
 }
 
 async fn list(
@@ -210,7 +216,7 @@ async fn list(
         page_size: number(&parameters, "page_size")?,
         page_token: text(&parameters, "page_token"),
     };
-    let response = rest.config.list(&caller, request).await?;
+    let response = apart(rest.config.list(caller, request)).await?;
     reply(&response, response.revision.as_ref())
 }
 
@@ -222,7 +228,7 @@ async fn object(
 ) -> Answer {
     let revision = number(&parameters, "revision")?;
     let request = pb::GetRequest { kind: kind_to_pb(section(&word)?).into(), name, revision };
-    let response = rest.config.get(&caller, request).await?;
+    let response = apart(rest.config.get(caller, request)).await?;
     reply(&response, response.revision.as_ref())
 }
 
@@ -240,15 +246,31 @@ async fn delete(
         validate_only: parameters.get("validate_only").is_some_and(|v| v == "true"),
         ..Default::default()
     };
-    if_match(&headers, &mut request.etag);
-    let response = rest.config.delete(&caller, request).await?;
+    if_match(&headers, &mut request.etag)?;
+    let response = apart(rest.config.delete(caller, request)).await?;
     reply(&response, response.revision.as_ref())
 }
 
 /// What a path that is none of ours gets.
 pub(crate) async fn no_such_path() -> Response {
-    let body =
-        json!({ "type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such path; see /v1/..." });
-    (axum::http::StatusCode::NOT_FOUND, [("content-type", "application/problem+json")], body.to_string())
-        .into_response()
+    problem(StatusCode::NOT_FOUND, "no such path; see /v1/...")
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason();
+    let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
+    (status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+}
+
+/// What the library refuses before a handler sees it, such as a body that is too long, it says as plain text.
+async fn as_problem(response: Response) -> Response {
+    let is_text = response.headers().get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"text/plain"));
+    if !is_text || !response.status().is_client_error() {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    let text = axum::body::to_bytes(body, 1 << 10).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    // The inner side of an error is of no use to them.
+    problem(head.status, text.split(": code: ").next().unwrap_or_default())
 }

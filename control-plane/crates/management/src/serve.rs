@@ -1,15 +1,13 @@
 //! Serving the API on one socket: gRPC and REST side by side, with or without TLS.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use cp_net::{Incoming, TlsIncoming};
 use proto::weir::management::v1::config_service_server::ConfigServiceServer;
 use proto::weir::management::v1::fleet_service_server::FleetServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use crate::auth::Access;
 use crate::calls;
@@ -29,13 +27,14 @@ pub struct Tls {
 pub enum ServeError {
     #[error("cannot serve the management api: {0}")]
     Transport(#[from] tonic::transport::Error),
+    #[error("cannot serve the management api: {0}")]
+    Tls(#[from] shared_tls::TlsError),
     #[error("cannot serve reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
 /// Sources, attachments and room around them.
 const MAX_MESSAGE: usize = 40 << 20;
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 pub struct Management {
     pub config: ConfigCore,
@@ -52,13 +51,15 @@ impl Management {
         stop: watch::Receiver<bool>,
     ) -> Result<(), ServeError> {
         let routes = self.routes(stop.clone()).await?;
-        let mut builder = Server::builder().accept_http1(true).http2_keepalive_interval(Some(KEEPALIVE));
-        if let Some(tls) = tls {
-            builder =
-                builder.tls_config(ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate, tls.key)))?;
+        let server = cp_net::server().accept_http1(true).add_routes(routes);
+        let (incoming, stopped) = (Incoming::new(listener), grpc::stopped(stop));
+        match tls {
+            None => server.serve_with_incoming_shutdown(incoming, stopped).await?,
+            Some(Tls { certificate, key }) => {
+                let incoming = TlsIncoming::new(incoming, &certificate, &key)?;
+                server.serve_with_incoming_shutdown(incoming, stopped).await?;
+            }
         }
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        builder.add_routes(routes).serve_with_incoming_shutdown(incoming, grpc::stopped(stop)).await?;
         Ok(())
     }
 

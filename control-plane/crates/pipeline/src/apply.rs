@@ -108,6 +108,8 @@ pub struct Compiled {
 pub struct Pipeline {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
+    /// Whoever writes has the turn, so that nobody is overtaken until the tries are used up.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// How often a change without etag is tried again when another one was faster.
@@ -115,7 +117,7 @@ const TRIES: usize = 16;
 
 impl Pipeline {
     pub fn new(store: Arc<dyn Store>, groups: Groups) -> Self {
-        Pipeline { store, groups }
+        Pipeline { store, groups, turn: Default::default() }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -128,6 +130,7 @@ impl Pipeline {
 
     /// The spine: onto the newest, check, translate, read back, commit.
     pub async fn apply(&self, author: &Author, change: Change, options: Options) -> Result<Applied, Refused> {
+        let _turn = if options.validate_only { None } else { Some(self.turn.lock().await) };
         for _ in 0..TRIES {
             let base = self.store.head().await?;
             let old = draft_of(base.as_deref())?;

@@ -1,10 +1,8 @@
 //! Serving on a socket, with or without certificates.
 
-use std::time::Duration;
-
+use cp_net::Incoming;
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::service::XdsServer;
 
@@ -23,10 +21,6 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-// A half-open connection is found within about 35 seconds.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Serves until `stop` resolves.
 ///
 /// # Errors
@@ -37,11 +31,11 @@ pub async fn serve(
     tls: Option<Tls>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let mut builder = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    let mut builder = cp_net::server();
     if let Some(tls) = tls {
-        let mut config = ServerTlsConfig::new().identity(Identity::from_pem(tls.certificate_pem, tls.key_pem));
+        let mut config = ServerTlsConfig::new()
+            .timeout(cp_net::HANDSHAKE)
+            .identity(Identity::from_pem(tls.certificate_pem, tls.key_pem));
         if let Some(ca) = tls.client_ca_pem {
             config = config.client_ca_root(Certificate::from_pem(ca));
         }
@@ -53,7 +47,6 @@ pub async fn serve(
         // Open streams would hold up the end for ever.
         stopping.stop();
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    builder.add_routes(server.routes()).serve_with_incoming_shutdown(incoming, stop).await?;
+    builder.add_routes(server.routes()).serve_with_incoming_shutdown(Incoming::new(listener), stop).await?;
     Ok(())
 }

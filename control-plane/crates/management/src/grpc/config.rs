@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{WatchStream, caller, stopped, watch_channel};
+use crate::apart::apart;
 use crate::config::ConfigCore;
 use crate::convert::revision;
 use crate::failure::Failure;
@@ -16,7 +17,9 @@ pub(crate) struct Config {
 }
 
 /// Revisions a watch may ask to be told again.
-const MOST_MISSED: usize = 1000;
+const MOST_MISSED: u64 = 1000;
+/// Of these, how many are read at a time: a reader may be slow.
+const PAGE: u64 = 16;
 
 fn answer<T>(result: Result<T, Failure>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|f| f.status())
@@ -26,26 +29,26 @@ fn answer<T>(result: Result<T, Failure>) -> Result<Response<T>, Status> {
 impl ConfigService for Config {
     async fn apply(&self, request: Request<pb::ApplyRequest>) -> Result<Response<pb::ApplyResponse>, Status> {
         let caller = caller(&request)?;
-        answer(self.core.apply(&caller, request.into_inner()).await)
+        answer(apart(self.core.clone().apply(caller, request.into_inner())).await)
     }
 
     async fn get(&self, request: Request<pb::GetRequest>) -> Result<Response<pb::GetResponse>, Status> {
         let caller = caller(&request)?;
-        answer(self.core.get(&caller, request.into_inner()).await)
+        answer(apart(self.core.clone().get(caller, request.into_inner())).await)
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
         let caller = caller(&request)?;
-        answer(self.core.list(&caller, request.into_inner()).await)
+        answer(apart(self.core.clone().list(caller, request.into_inner())).await)
     }
 
     async fn delete(&self, request: Request<pb::DeleteRequest>) -> Result<Response<pb::DeleteResponse>, Status> {
         let caller = caller(&request)?;
-        answer(self.core.delete(&caller, request.into_inner()).await)
+        answer(apart(self.core.clone().delete(caller, request.into_inner())).await)
     }
 
     async fn diff(&self, request: Request<pb::DiffRequest>) -> Result<Response<pb::DiffResponse>, Status> {
-        answer(self.core.diff(request.into_inner()).await)
+        answer(apart(self.core.clone().diff(request.into_inner())).await)
     }
 
     async fn list_revisions(
@@ -60,12 +63,12 @@ impl ConfigService for Config {
         request: Request<pb::GetRevisionRequest>,
     ) -> Result<Response<pb::GetRevisionResponse>, Status> {
         let caller = caller(&request)?;
-        answer(self.core.get_revision(&caller, request.into_inner()).await)
+        answer(apart(self.core.clone().get_revision(caller, request.into_inner())).await)
     }
 
     async fn rollback(&self, request: Request<pb::RollbackRequest>) -> Result<Response<pb::RollbackResponse>, Status> {
         let caller = caller(&request)?;
-        answer(self.core.rollback(&caller, request.into_inner()).await)
+        answer(apart(self.core.clone().rollback(caller, request.into_inner())).await)
     }
 
     type WatchRevisionsStream = WatchStream<pb::WatchRevisionsResponse>;
@@ -89,7 +92,7 @@ impl ConfigService for Config {
 
     async fn export(&self, request: Request<pb::ExportRequest>) -> Result<Response<pb::ExportResponse>, Status> {
         let caller = caller(&request)?;
-        answer(self.core.export(&caller, request.into_inner()).await)
+        answer(apart(self.core.clone().export(caller, request.into_inner())).await)
     }
 }
 
@@ -102,22 +105,24 @@ pub(crate) async fn follow(core: &ConfigCore, after: u64, sender: &Sender) {
     loop {
         let head = *newest.borrow_and_update();
         // A reader that is far behind gets the latest, not everything.
-        sent = sent.max(head.saturating_sub(MOST_MISSED as u64));
-        let missed = usize::try_from(head.saturating_sub(sent)).unwrap_or(MOST_MISSED);
-        match core.pipeline.revisions(head.saturating_add(1), missed).await {
-            Ok(headers) => {
-                for header in headers.iter().rev().take(missed) {
-                    let item = pb::WatchRevisionsResponse { revision: Some(revision(header)) };
-                    if sender.send(Ok(item)).await.is_err() {
-                        return;
+        sent = sent.max(head.saturating_sub(MOST_MISSED));
+        while sent < head {
+            let until = head.min(sent + PAGE);
+            match core.pipeline.revisions(until.saturating_add(1), (until - sent) as usize).await {
+                Ok(headers) => {
+                    for header in headers.iter().rev().filter(|header| header.id > sent) {
+                        let item = pb::WatchRevisionsResponse { revision: Some(revision(header)) };
+                        if sender.send(Ok(item)).await.is_err() {
+                            return;
+                        }
                     }
-                    sent = header.id;
+                }
+                Err(error) => {
+                    let _ = sender.send(Err(Failure::from(error).status())).await;
+                    return;
                 }
             }
-            Err(error) => {
-                let _ = sender.send(Err(Failure::from(error).status())).await;
-                return;
-            }
+            sent = until;
         }
         if newest.changed().await.is_err() {
             return;

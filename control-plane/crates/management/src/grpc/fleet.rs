@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{WatchStream, caller, stopped, watch_channel};
+use crate::apart::apart;
 use crate::fleet::{FleetCore, without_age};
 
 pub(crate) struct Fleet {
@@ -83,7 +84,7 @@ impl FleetService for Fleet {
         &self,
         request: Request<pb::RouteTestRequest>,
     ) -> Result<Response<pb::RouteTestResponse>, Status> {
-        self.core.route_test(request.get_ref()).await.map(Response::new).map_err(|f| f.status())
+        apart(self.core.clone().route_test(request.into_inner())).await.map(Response::new).map_err(|f| f.status())
     }
 }
 
