@@ -167,7 +167,8 @@ impl Control {
         }
         tokio::task::spawn_local(crate::health_checks::follow(self.engine.clone(), self.logs.clone()));
         let published = self.engine.lock().published();
-        tokio::task::spawn_local(crate::refresh::follow(self.live.clone(), self.bell.clone(), published));
+        tokio::task::spawn_local(crate::refresh::follow(self.live.clone(), self.bell.clone(), published.clone()));
+        tokio::task::spawn_local(crate::endpoint_reports::follow(self.live.clone(), published));
         tokio::task::spawn_local(crate::names::follow(self.engine.clone(), self.registry.clone()));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -2,6 +2,7 @@
 
 mod admin;
 mod control;
+mod endpoint_reports;
 pub mod flags;
 mod health;
 mod health_checks;

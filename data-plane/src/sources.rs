@@ -7,7 +7,7 @@ use dp_ads::{
     Consumer, Event, FileSource, FileWanted, LastGoodOptions, NodeIdentity, Protocol, ResourceKind, Setup,
     StreamSource, Tls, Verdict,
 };
-use dp_snapshot::{Kind, Origin};
+use dp_snapshot::{Kind, Origin, Told};
 use serde_json::Value;
 use shared_config::bootstrap::Bootstrap;
 use shared_config::cluster::Cluster;
@@ -60,7 +60,13 @@ impl Intake {
     }
 
     /// Puts resources in; answers those that cannot be decoded, with why.
-    fn update(&self, kind: Kind, upserts: Vec<dp_ads::Raw>, removed: &[String]) -> Vec<(String, String)> {
+    fn update(
+        &self,
+        kind: Kind,
+        version: Option<&str>,
+        upserts: Vec<dp_ads::Raw>,
+        removed: &[String],
+    ) -> Vec<(String, String)> {
         let mut rejected = Vec::new();
         let mut engine = self.engine.lock();
         let mut names = BTreeSet::new();
@@ -77,8 +83,11 @@ impl Intake {
                     self.received.change(|all| {
                         all.insert((kind, raw.name.clone()), raw.any);
                     });
+                    let changed = engine.put(Origin::Dynamic, resource);
+                    if let (Kind::Endpoints, Some(version)) = (kind, version) {
+                        engine.endpoints_told(&raw.name, Told::Accepted { version, changed });
+                    }
                     names.insert(raw.name);
-                    engine.put(Origin::Dynamic, resource);
                 }
                 Ok(resource) => {
                     let reason = format!("the resource calls itself {:?}", resource.name());
@@ -89,9 +98,15 @@ impl Intake {
         }
         for name in removed {
             engine.remove(kind, name);
+            if let (Kind::Endpoints, Some(version)) = (kind, version) {
+                engine.endpoints_told(name, Told::Nothing { version });
+            }
             self.received.change(|all| {
                 all.remove(&(kind, name.clone()));
             });
+        }
+        if kind == Kind::Endpoints && version.is_some() {
+            rejected.iter().for_each(|(name, _)| engine.endpoints_told(name, Told::Rejected));
         }
         let settled = engine.settle(Instant::now());
         drop(engine);
@@ -111,10 +126,16 @@ impl Consumer for Intake {
     fn on(&mut self, event: Event) -> Verdict {
         let mut verdict = Verdict::default();
         match event {
-            Event::Update { kind, upserts, removed } => {
+            Event::Update { kind, version, upserts, removed } => {
                 if let Some(kind) = kind_of(kind) {
-                    verdict.rejected = self.update(kind, upserts, &removed);
+                    verdict.rejected = self.update(kind, version.as_deref(), upserts, &removed);
                     self.progress.came(kind);
+                }
+            }
+            Event::Failed { kind, names } => {
+                if kind == ResourceKind::Endpoints {
+                    let engine = self.engine.lock();
+                    names.iter().for_each(|name| engine.endpoints_told(name, Told::Failed));
                 }
             }
             Event::Begin { revision } => self.engine.lock().begin(revision),
@@ -125,7 +146,12 @@ impl Consumer for Intake {
             Event::InitialFetchTimeout { kind, names } => {
                 if let Some(kind) = kind_of(kind) {
                     tracing::warn!(?kind, ?names, "no configuration came in time");
-                    self.engine.lock().not_found(kind, names);
+                    let mut engine = self.engine.lock();
+                    if kind == Kind::Endpoints {
+                        names.iter().for_each(|name| engine.endpoints_told(name, Told::TimedOut));
+                    }
+                    engine.not_found(kind, names);
+                    drop(engine);
                     self.engine.settle();
                     self.progress.came(kind);
                 }

@@ -139,7 +139,7 @@ fn consumer(out: mpsc::UnboundedSender<Event>) -> impl FnMut(Event) -> Verdict +
     let mut names: BTreeMap<ResourceKind, BTreeSet<String>> = BTreeMap::new();
     move |event| {
         let mut verdict = Verdict::default();
-        if let Event::Update { kind, upserts, removed } = &event {
+        if let Event::Update { kind, upserts, removed, .. } = &event {
             let bad = upserts.iter().filter(|raw| raw.name.starts_with("bad"));
             verdict.rejected = bad.map(|raw| (raw.name.clone(), "is bad".to_owned())).collect();
             let follows = [(CDS, EDS), (LDS, RDS)].into_iter().find(|(from, _)| from == kind);
@@ -181,10 +181,16 @@ impl Proxy {
     }
 
     async fn next(&mut self) -> Event {
-        let event = tokio::time::timeout(SECONDS, self.events.recv()).await;
-        let event = event.unwrap_or_else(|_| panic!("nothing came after {:?}", self.log)).expect("the client lives");
+        let event = loop {
+            let event = tokio::time::timeout(SECONDS, self.events.recv()).await;
+            match event.unwrap_or_else(|_| panic!("nothing came after {:?}", self.log)).expect("the client lives") {
+                // How often that happens depends on the time.
+                Event::Failed { .. } => {}
+                event => break event,
+            }
+        };
         self.log.push(match &event {
-            Event::Update { kind, upserts, removed } => {
+            Event::Update { kind, upserts, removed, .. } => {
                 let mut text = kind.to_string();
                 upserts.iter().for_each(|raw| text.push_str(&format!(" +{}", raw.name)));
                 removed.iter().for_each(|name| text.push_str(&format!(" -{name}")));
@@ -193,7 +199,7 @@ impl Proxy {
             Event::Disconnected { .. } => "disconnected".to_owned(),
             other => format!("{other:?}"),
         });
-        if let Event::Update { kind, upserts, removed } = &event {
+        if let Event::Update { kind, upserts, removed, .. } = &event {
             for raw in upserts {
                 self.view.insert((*kind, raw.name.clone()), raw.clone());
             }

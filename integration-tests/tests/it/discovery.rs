@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use integration_tests::config::{assignment, bootstrap, cluster, hcm, listener, merge, to};
+use integration_tests::config::{assignment, bootstrap, cluster, extension, hcm, listener, merge, tcp_proxy, to};
 use integration_tests::dns::{NameServer, Service};
 use integration_tests::eventually::eventually;
 use integration_tests::proxy::{Running, start, try_start};
@@ -11,6 +11,7 @@ use integration_tests::wire::{Message, Wire};
 use serde_json::{Value, json};
 
 mod by_request;
+mod redirected;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 

@@ -53,6 +53,7 @@ impl Finder {
                 "unhealthy_threshold": 1, "healthy_threshold": 1,
                 "http_health_check": { "path": "/health" },
                 "always_log_health_check_success": true,
+                "always_log_health_check_failures": true,
                 "event_log_path": log,
             }] }),
             // Failures in a row find all but the one that flaps.
@@ -135,8 +136,10 @@ impl Bench {
         let mut watched = load.passes();
         let mended = Instant::now();
         self.origins[nth].set(Fault::None);
+        let checks = self.events(&self.origins[nth]).len();
         self.wait_healthy(ORIGINS);
         let back = Instant::now();
+        self.check_return(nth, checks);
         watched += load.passes();
         let before = load.failures(set).len() - load.failures(found).len();
         println!(
@@ -147,6 +150,14 @@ impl Bench {
             (back - mended).as_secs_f64(),
         );
         assert!(load.failures(found).is_empty(), "{fault:?}: {:?} failed after it was found", load.failures(found));
+    }
+
+    /// An origin that answers again since `known` of its checks is back with the next one that begins: only a check that
+    /// ran already may fail before.
+    fn check_return(&self, nth: usize, known: usize) {
+        let events = self.events(&self.origins[nth]);
+        let failed = events[known..].iter().take_while(|event| *event == "health_check_failure_event").count();
+        assert!(failed <= 1, "{failed} checks failed after the origin was well: {events:?}");
     }
 
     /// What happened to one origin: the action of an ejection, or the field that says what a health check did.

@@ -1,10 +1,11 @@
 //! Routes, endpoints, secrets and filters of static resources that come from files (`path_config_source`).
 
-use integration_tests::config::{assignment, bootstrap, cluster, hcm, listener, merge, to};
+use integration_tests::config::{assignment, bootstrap, cluster, hcm, listener, merge, to, with_admin};
 use integration_tests::eventually::eventually;
 use integration_tests::proxy::{start, try_start};
 use integration_tests::tls::Identity;
 use integration_tests::upstream::Origin;
+use integration_tests::wire::Wire;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -119,6 +120,38 @@ fn endpoints_of_a_static_cluster_come_from_a_file() {
     eventually("the endpoint of the file", || client.ask(GET).text() == "a");
     files.endpoints(&b);
     eventually("the new endpoint", || client.ask(GET).text() == "b");
+}
+
+#[test]
+fn what_became_of_the_endpoints_of_a_cluster_is_counted() {
+    let (files, origin) = (Files::new(), Origin::text("a"));
+    let mut eds = cluster("origin", &[]);
+    eds.as_object_mut().unwrap().remove("load_assignment");
+    let source = json!({ "eds_config": files.source("eds.json") });
+    merge(&mut eds, json!({ "type": "EDS", "eds_cluster_config": source }));
+    files.endpoints(&origin);
+    let proxy = start(&with_admin(bootstrap(vec![listener("main", hcm(to("origin", json!({}))))], vec![eds])));
+    assert_eq!(proxy.connect().ask(GET).text(), "a");
+    let counts = || {
+        let count = |name| proxy.stat(&format!("cluster.origin.{name}"));
+        ["update_attempt", "update_success", "update_no_rebuild", "update_rejected", "update_failure"].map(count)
+    };
+    assert_eq!(counts(), [2, 1, 0, 0, 0]);
+    let at = proxy.stat("cluster.origin.update_time");
+    files.endpoints(&origin);
+    eventually("the same again", || counts() == [3, 2, 1, 0, 0]);
+    assert!(proxy.stat("cluster.origin.update_time") > at && at > 1_700_000_000_000);
+    let wrong =
+        json!({ "cluster_name": "origin", "endpoints": [{ "lb_endpoints": [{ "load_balancing_weight": 0 }] }] });
+    files.put("eds.json", "config.endpoint.v3.ClusterLoadAssignment", wrong);
+    eventually("refused", || counts() == [4, 2, 1, 1, 0]);
+    std::fs::remove_file(files.0.path().join("eds.json")).unwrap();
+    eventually("nothing to read", || counts() == [5, 2, 1, 1, 1]);
+    assert_eq!(proxy.connect().ask(GET).text(), "a", "what was good stays");
+    let prometheus =
+        Wire::connect(proxy.proxy.admin().unwrap()).ask("GET /stats/prometheus HTTP/1.1\r\nhost: a\r\n\r\n");
+    let line = "envoy_cluster_update_success{envoy_cluster_name=\"origin\"} 2";
+    assert!(prometheus.text().lines().any(|found| found == line));
 }
 
 #[test]

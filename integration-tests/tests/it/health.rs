@@ -2,8 +2,8 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use dp_upstream::{Cluster, Endpoint};
@@ -161,6 +161,29 @@ fn a_tcp_check_waits_for_what_it_expects() {
     says_pong.store(true, SeqCst);
     wait_healthy(&proxy, 1);
     assert_eq!(flags(&proxy, 0), [""; 0]);
+}
+
+#[test]
+fn a_tcp_check_can_begin_with_a_proxy_header() {
+    let seen = Arc::new(Mutex::new(String::new()));
+    let heard = Arc::clone(&seen);
+    let origin = Origin::scripted(move |_, wire, _| {
+        let header = wire.line().unwrap_or_default();
+        if wire.bytes(4) == b"PING" {
+            *heard.lock().unwrap() = header;
+            wire.send("PONG");
+        }
+        wire.rest();
+    });
+    let config = json!({
+        "proxy_protocol_config": { "version": "V1" },
+        "send": { "text": "50494e47" }, "receive": [{ "text": "504f4e47" }],
+    });
+    let proxy = proxy(&[origin.address], check("tcp_health_check", config), json!({}));
+    wait_healthy(&proxy, 1);
+    let header = seen.lock().unwrap().clone();
+    let end = format!(" {}", origin.address.port());
+    assert!(header.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 ") && header.ends_with(&end), "{header}");
 }
 
 #[test]
@@ -524,7 +547,7 @@ fn health_is_kept_when_the_cluster_changes() {
 fn a_changed_cluster_takes_over_when_its_endpoints_were_checked() {
     let a = Origin::text("a");
     let (release, held) = std::sync::mpsc::channel::<()>();
-    let held = std::sync::Mutex::new(held);
+    let held = Mutex::new(held);
     let b = Origin::scripted(move |_, wire: &mut Wire, origin| {
         while let Some(request) = wire.try_message() {
             let is_check = request.path() == "/health";

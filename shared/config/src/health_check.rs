@@ -12,6 +12,7 @@ use crate::core::{duration_at, extension, hex, unpack};
 use crate::header::{HeaderChanges, HeaderValueOption};
 use crate::invalid::Problems;
 use crate::matcher::StringMatcher;
+use crate::proxy_protocol::{self, Outbound};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
@@ -79,6 +80,8 @@ pub struct TcpCheck {
     /// Empty: a connection is enough.
     pub send: Bytes,
     pub receive: Vec<Bytes>,
+    /// The connection begins with this header, in what TLS carries.
+    pub proxy_protocol: Option<Outbound>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -225,8 +228,12 @@ impl HttpCheck {
 
 impl TcpCheck {
     fn decode(proto: &kind::TcpHealthCheck, p: &mut Problems) -> Option<Self> {
-        crate::refuse_set!(p, proto; proxy_protocol_config);
+        let proxy_protocol = match &proto.proxy_protocol_config {
+            Some(config) => Some(p.at("proxy_protocol_config", |p| proxy_protocol::outbound(config, p))?),
+            None => None,
+        };
         Some(Self {
+            proxy_protocol,
             send: match &proto.send {
                 Some(send) => p.at("send", |p| payload(p, send))?,
                 None => Bytes::new(),

@@ -22,6 +22,7 @@ pub mod health_check;
 pub mod local_ratelimit;
 pub mod rbac;
 pub mod router;
+pub mod set_filter_state;
 pub mod stateful_session;
 
 /// The most filters a chain may hold: one bit each in the data plane.
@@ -126,6 +127,7 @@ http_filters! {
     LocalRatelimit => local_ratelimit,
     Rbac => rbac,
     Router => router,
+    SetFilterState => set_filter_state,
     StatefulSession => stateful_session,
 }
 

@@ -17,7 +17,7 @@ mod override_host;
 mod slow_start;
 mod subset;
 
-pub use client_side::{ClientSide, Metric};
+pub use client_side::{ClientSide, Metric, OutOfBand};
 pub use consistent::{Consistent, HashFunction, Maglev, RingHash};
 pub use latency::{LeastTime, Measure, PeakEwma};
 pub use locality::{LocalityBasis, LocalityLb, ZoneAware};

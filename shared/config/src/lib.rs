@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod cluster;
 pub mod core;
 pub mod endpoint;
+pub mod filter_state;
 pub mod hcm;
 pub mod header;
 pub mod health_check;

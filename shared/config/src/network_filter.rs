@@ -8,11 +8,12 @@ use proto::envoy::config::core::v3::RuntimeFeatureFlag;
 use proto::envoy::extensions::filters::listener::local_ratelimit::v3 as pb_listener;
 use proto::envoy::extensions::filters::network::{
     connection_limit::v3 as pb_limit, local_ratelimit::v3 as pb_rate, rbac::v3 as pb_rbac,
-    sni_dynamic_forward_proxy::v3 as pb_sni,
+    set_filter_state::v3 as pb_state, sni_dynamic_forward_proxy::v3 as pb_sni,
 };
 
 use crate::cluster::DnsCache;
 use crate::core::{duration_at, runtime_flag};
+use crate::filter_state::{self, FilterStateValue};
 use crate::http_filter::local_ratelimit::{TokenBucket, decode_bucket};
 use crate::http_filter::rbac;
 use crate::invalid::Problems;
@@ -28,6 +29,14 @@ pub enum NetworkFilter {
     ConnectionLimit(ConnectionLimit),
     LocalRateLimit(RateLimit),
     Rbac(Box<Rbac>),
+    SetFilterState(SetFilterState),
+}
+
+/// Writes what is known of a connection where hash policies, access control and logs find it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SetFilterState {
+    /// All is written when the connection is established.
+    pub values: Vec<FilterStateValue>,
 }
 
 /// Forwards connections to the host that they name by TLS.
@@ -141,6 +150,15 @@ pub(crate) fn rbac(proto: &pb_rbac::Rbac, p: &mut Problems) -> Option<Rbac> {
     };
     let delay_deny = duration_at(proto.delay_deny.as_ref(), "delay_deny", p).filter(|delay| !delay.is_zero());
     (p.count() == before).then(|| Rbac { stat_prefix: proto.stat_prefix.clone(), config, delay_deny })
+}
+
+pub(crate) fn set_filter_state(proto: &pb_state::Config, p: &mut Problems) -> Option<SetFilterState> {
+    let before = p.count();
+    refuse_set!(p, proto; on_downstream_data);
+    let mut values = filter_state::values("on_new_connection", &proto.on_new_connection, true, p);
+    let handshake = &proto.on_downstream_tls_handshake;
+    values.extend(filter_state::values("on_downstream_tls_handshake", handshake, true, p));
+    (p.count() == before).then_some(SetFilterState { values })
 }
 
 fn stat_prefix(prefix: &str, p: &mut Problems) {

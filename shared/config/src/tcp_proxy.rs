@@ -31,13 +31,21 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     /// The wait between attempts: the first, and the longest. None without.
     pub backoff: Option<(Duration, Duration)>,
-    /// Choose the endpoint by a hash of the client's address.
-    pub hash_source_ip: bool,
+    /// What the endpoint is chosen by, with a policy that hashes.
+    pub hash: Option<TcpHash>,
     /// The logs; one line at the end of a connection, and when `log` says so.
     pub access_logs: Vec<AccessLog>,
     pub log: LogMoments,
     /// Sent in the PROXY protocol header to clusters that have one, when the client sent none itself.
     pub proxy_tlvs: Vec<Tlv>,
+}
+
+/// What a connection is hashed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TcpHash {
+    SourceIp,
+    /// The object that a filter before the proxy wrote under this key, if it can be hashed.
+    FilterState(String),
 }
 
 /// One of the clusters.
@@ -91,7 +99,7 @@ pub fn decode(proto: &pb::TcpProxy, p: &mut Problems) -> Option<TcpProxy> {
             .unwrap_or(0.0),
         max_connect_attempts: proto.max_connect_attempts.unwrap_or(1),
         backoff: proto.backoff_options.as_ref().and_then(|backoff| p.at("backoff_options", |p| backoff_of(backoff, p))),
-        hash_source_ip: hash_policy(&proto.hash_policy, p),
+        hash: hash_policy(&proto.hash_policy, p),
         access_logs: access_log::decode_all(&proto.access_log, "access_log", p),
         log: log_moments(proto, p),
         proxy_tlvs: proxy_protocol::tlvs("proxy_protocol_tlvs", &proto.proxy_protocol_tlvs, p),
@@ -168,20 +176,21 @@ fn clusters(proto: &pb::TcpProxy, p: &mut Problems) -> Vec<TcpCluster> {
     }
 }
 
-fn hash_policy(protos: &[pb_type::HashPolicy], p: &mut Problems) -> bool {
+fn hash_policy(protos: &[pb_type::HashPolicy], p: &mut Problems) -> Option<TcpHash> {
     use pb_type::hash_policy::PolicySpecifier;
-    p.at("hash_policy", |p| {
-        if protos.len() > 1 {
-            p.refuse("at most 1 is allowed");
+    if protos.len() > 1 {
+        return p.refuse_at("hash_policy", "at most 1 is allowed");
+    }
+    let mut policies = p.each("hash_policy", protos, |p, policy| match &policy.policy_specifier {
+        Some(PolicySpecifier::SourceIp(_)) => Some(TcpHash::SourceIp),
+        Some(PolicySpecifier::FilterState(state)) if state.key.is_empty() => {
+            p.refuse_at("filter_state.key", "must not be empty")
         }
-        for (index, policy) in protos.iter().enumerate() {
-            p.index(index, |p| match &policy.policy_specifier {
-                Some(PolicySpecifier::SourceIp(_)) => {}
-                // Nothing sets filter state on layer 4.
-                Some(PolicySpecifier::FilterState(_)) => p.unimplemented("filter_state"),
-                None => p.refuse("a policy is required"),
-            });
+        Some(PolicySpecifier::FilterState(state)) => Some(TcpHash::FilterState(state.key.clone())),
+        None => {
+            p.refuse("a policy is required");
+            None
         }
     });
-    !protos.is_empty()
+    policies.pop()
 }

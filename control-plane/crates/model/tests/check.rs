@@ -88,6 +88,7 @@ fn contradictions_are_found() {
         ),
         ("routes: [{ to: app, hedge: true }]", "needs `retry` with `per_try_timeout`"),
         ("routes: [{ to: app, retry: { on: 5xx, backoff: { max: 1s } } }]", "needs `base`"),
+        ("routes: [{ to: app, retry: { on: retriable-headers } }]", "name the headers: `response_headers: [x-retry]`"),
         ("routes: [{ to: { cluster: app, subset: { v: '1' } } }]", "cluster `app` has no subsets by v"),
         ("routes: [{ to: app, match: { host: a, hosts: [b] } }]", "write either `host` or `hosts`"),
         ("routes: [{ to: { app: 0 } }]", "the weights add up to nothing"),

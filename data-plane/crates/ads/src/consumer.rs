@@ -19,7 +19,10 @@ pub struct Raw {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Resources that are new or changed, and names that are no more. Full sets were already turned into this form.
-    Update { kind: ResourceKind, upserts: Vec<Raw>, removed: Vec<String> },
+    /// Without a version they come from no answer: from the disk, or since their time was over.
+    Update { kind: ResourceKind, version: Option<String>, upserts: Vec<Raw>, removed: Vec<String> },
+    /// The source of these could not be reached, or read.
+    Failed { kind: ResourceKind, names: Vec<String> },
     /// What follows up to the `End` of the same or a later revision is to be published as one snapshot.
     Begin { revision: u64 },
     /// All of the revision was sent. What it names is complete once every wanted name is present, gone or timed out.

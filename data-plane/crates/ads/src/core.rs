@@ -68,9 +68,23 @@ impl Core {
         self.set_wanted(wanted);
     }
 
+    /// The source of these could not be reached, or read.
+    pub(crate) fn failed(&mut self, kind: ResourceKind, names: Vec<String>) {
+        self.stats.kind(kind, |stats| stats.update_failure += 1);
+        if !names.is_empty() {
+            self.tell(Event::Failed { kind, names });
+        }
+    }
+
     /// Hands over resources; gives those refused.
-    pub(crate) fn update(&mut self, kind: ResourceKind, upserts: Vec<Raw>, removed: Vec<String>) -> Refused {
-        let Verdict { rejected, wanted } = self.consumer.on(Event::Update { kind, upserts, removed });
+    pub(crate) fn update(
+        &mut self,
+        kind: ResourceKind,
+        version: Option<String>,
+        upserts: Vec<Raw>,
+        removed: Vec<String>,
+    ) -> Refused {
+        let Verdict { rejected, wanted } = self.consumer.on(Event::Update { kind, version, upserts, removed });
         self.set_wanted(wanted);
         rejected
     }
@@ -83,7 +97,8 @@ impl Core {
             version: item.version.clone(),
             any: item.any.clone(),
         };
-        let refused = self.update(kind, received.upserts.iter().map(raw).collect(), received.removed.clone());
+        let (version, upserts) = (received.version.clone(), received.upserts.iter().map(raw).collect());
+        let refused = self.update(kind, Some(version), upserts, received.removed.clone());
         let bad: BTreeSet<&str> = refused.iter().map(|(name, _)| name.as_str()).collect();
         for item in received.upserts.iter().filter(|item| !bad.contains(item.name.as_str())) {
             if item.mortal {
@@ -105,7 +120,7 @@ impl Core {
         for name in &names {
             self.kept[kind].remove(name);
         }
-        let refused = self.update(kind, Vec::new(), names);
+        let refused = self.update(kind, None, Vec::new(), names);
         debug_assert!(refused.is_empty(), "a removal cannot be refused");
     }
 

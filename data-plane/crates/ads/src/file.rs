@@ -91,10 +91,9 @@ impl Watched {
         }
         self.seen = Some(stamp);
         for (kind, _) in self.client.timed_out(Instant::now()) {
-            let names = if file.name.is_empty() { Vec::new() } else { vec![file.name.clone()] };
             let mut core = core.borrow_mut();
             core.stats.kind(kind, |stats| stats.init_fetch_timeout += 1);
-            core.tell(Event::InitialFetchTimeout { kind, names });
+            core.tell(Event::InitialFetchTimeout { kind, names: names(file) });
         }
         for (kind, names) in self.client.expired(Instant::now()) {
             core.borrow_mut().expire(kind, names);
@@ -107,13 +106,13 @@ impl Watched {
             Ok(response) => response,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "file not used; the configuration stays as it is");
-                core.borrow().stats.kind(file.kind, |stats| stats.update_failure += 1);
+                core.borrow_mut().failed(file.kind, names(file));
                 return;
             }
         };
         let Some(received) = self.client.on_sotw(response, Instant::now()) else {
             tracing::warn!(path = %path.display(), kind = %file.kind, "file holds another type; it is not used");
-            core.borrow().stats.kind(file.kind, |stats| stats.update_failure += 1);
+            core.borrow_mut().failed(file.kind, names(file));
             return;
         };
         let refused = core.borrow_mut().receive(&received);
@@ -126,6 +125,11 @@ impl Watched {
         // The answer has no way to go, but must be taken before the next response.
         self.client.poll();
     }
+}
+
+/// The resource that a file is for, unless it is for all of them.
+fn names(file: &FileWanted) -> Vec<String> {
+    [&file.name].into_iter().filter(|name| !name.is_empty()).cloned().collect()
 }
 
 // === impl FileSource ===

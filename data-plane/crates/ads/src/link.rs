@@ -169,10 +169,12 @@ impl Link {
             core.tell(Event::Disconnected { reason: reason.to_owned() });
         } else {
             tracing::warn!(reason, ?delay, "no xds stream; the configuration stays as it is");
-            for kind in self.source.roots.iter().chain(&self.source.named) {
-                self.core.borrow().stats.kind(*kind, |stats| stats.update_failure += 1);
-            }
             self.use_kept();
+        }
+        // As in Envoy, a stream that ends is a failure too.
+        for kind in self.source.roots.iter().chain(&self.source.named) {
+            let names = self.client.interest(*kind).names.iter().cloned().collect();
+            self.core.borrow_mut().failed(*kind, names);
         }
         Phase::Waiting(Instant::now() + delay)
     }
@@ -381,7 +383,7 @@ impl Link {
         }
         tracing::info!(%kind, resources = raws.len(), "using the last good configuration from disk");
         let versions: Vec<_> = raws.iter().map(|raw| (raw.name.clone(), version(self.source.protocol, raw))).collect();
-        let refused = self.core.borrow_mut().update(kind, raws, Vec::new());
+        let refused = self.core.borrow_mut().update(kind, None, raws, Vec::new());
         let bad: BTreeSet<&str> = refused.iter().map(|(name, _)| name.as_str()).collect();
         for (name, version) in versions {
             if bad.contains(name.as_str()) {

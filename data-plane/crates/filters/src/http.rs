@@ -10,4 +10,5 @@ pub mod health_check;
 pub mod local_ratelimit;
 pub mod rbac;
 pub mod router;
+pub mod set_filter_state;
 pub mod stateful_session;

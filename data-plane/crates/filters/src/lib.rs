@@ -13,6 +13,7 @@ pub mod network;
 pub mod registry;
 pub mod run;
 pub mod services;
+mod state;
 #[cfg(test)]
 mod testing;
 

@@ -1,16 +1,18 @@
 //! Network filters: they let a connection in or close it, before anything is made of its bytes. One file per filter.
 //!
 //! Those that only count decide before the TLS handshake, as in Envoy; access control decides after it, because it may
-//! ask for the client's certificate. Never: bytes, upstream connections.
+//! ask for the client's certificate, and so does what is written for others. Never: bytes, upstream connections.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use dp_format::FormatError;
 use dp_http::StreamInfo;
 use shared_config::network_filter::NetworkFilter;
 use shared_telemetry::Registry;
 
 use crate::services::KeepStore;
+use crate::state::Objects;
 
 pub mod connection_limit;
 pub mod local_ratelimit;
@@ -24,6 +26,7 @@ enum Filter {
     ConnectionLimit(connection_limit::ConnectionLimit),
     LocalRateLimit(local_ratelimit::LocalRateLimit),
     Rbac(Box<rbac::Rbac>),
+    SetFilterState(Objects),
 }
 
 /// A connection is closed.
@@ -43,10 +46,18 @@ pub struct Held(Vec<connection_limit::Place>);
 
 impl NetworkChain {
     /// Compiles the filters of the chain at `place`; the counts of one that did not change go on.
-    pub fn compile(filters: &[NetworkFilter], place: &str, keep: &KeepStore, registry: &Registry) -> Self {
+    ///
+    /// # Errors
+    /// A format is wrong.
+    pub fn compile(
+        filters: &[NetworkFilter],
+        place: &str,
+        keep: &KeepStore,
+        registry: &Registry,
+    ) -> Result<Self, FormatError> {
         let compile = |(index, filter): (usize, &NetworkFilter)| {
             let place = format!("{place}/{index}");
-            Some(match filter {
+            Some(Ok(match filter {
                 // The TCP proxy is told of it when it is compiled.
                 NetworkFilter::SniCluster | NetworkFilter::SniForward(_) => return None,
                 NetworkFilter::ConnectionLimit(config) => {
@@ -56,9 +67,13 @@ impl NetworkChain {
                     Filter::LocalRateLimit(local_ratelimit::LocalRateLimit::compile(config, &place, keep, registry))
                 }
                 NetworkFilter::Rbac(config) => Filter::Rbac(Box::new(rbac::Rbac::compile(config, registry))),
-            })
+                NetworkFilter::SetFilterState(config) => match Objects::compile(&config.values) {
+                    Ok(objects) => Filter::SetFilterState(objects),
+                    Err(error) => return Some(Err(error)),
+                },
+            }))
         };
-        Self(filters.iter().enumerate().filter_map(compile).collect())
+        filters.iter().enumerate().filter_map(compile).collect::<Result<_, _>>().map(Self)
     }
 
     /// A connection came in; nothing was read of it that matters here.
@@ -71,7 +86,7 @@ impl NetworkChain {
             match filter {
                 Filter::ConnectionLimit(limit) => held.0.extend(limit.admit(shard)?),
                 Filter::LocalRateLimit(limit) => limit.admit(Instant::now(), shard)?,
-                Filter::Rbac(_) => {}
+                Filter::Rbac(_) | Filter::SetFilterState(_) => {}
             }
         }
         Ok(held)
@@ -79,7 +94,7 @@ impl NetworkChain {
 
     /// Whether a filter looks at connections that are established.
     pub fn looks_at_established(&self) -> bool {
-        self.0.iter().any(|filter| matches!(filter, Filter::Rbac(_)))
+        self.0.iter().any(|filter| matches!(filter, Filter::Rbac(_) | Filter::SetFilterState(_)))
     }
 
     /// A connection is established: its TLS handshake is over.
@@ -88,8 +103,10 @@ impl NetworkChain {
     /// It is to be closed.
     pub fn on_established(&self, info: &mut StreamInfo, shard: usize) -> Result<(), Refusal> {
         for filter in &self.0 {
-            if let Filter::Rbac(rbac) = filter {
-                rbac.admit(info, shard)?;
+            match filter {
+                Filter::Rbac(rbac) => rbac.admit(info, shard)?,
+                Filter::SetFilterState(objects) => objects.write(info, None),
+                Filter::ConnectionLimit(_) | Filter::LocalRateLimit(_) => {}
             }
         }
         Ok(())

@@ -106,6 +106,7 @@ http_filters! {
     LocalRatelimit => local_ratelimit,
     Rbac => rbac,
     Router => router,
+    SetFilterState => set_filter_state,
     StatefulSession => stateful_session,
 }
 

@@ -62,7 +62,7 @@ impl Node {
                 match (&format.pieces[..], format.constant()) {
                     (_, Some(constant)) => Self::Constant(quoted(constant)),
                     ([Piece::Operator { operator, max_length }], _) => {
-                        Self::Single { operator: operator.clone(), max_length: *max_length }
+                        Self::Single { operator: alone(operator), max_length: *max_length }
                     }
                     _ => Self::Text(format),
                 }
@@ -130,6 +130,14 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+/// The operator where it stands alone: texts are quoted here.
+fn alone(operator: &Operator) -> Operator {
+    match operator {
+        Operator::FilterState { key, .. } => Operator::FilterState { key: key.clone(), typed: false },
+        other => other.clone(),
     }
 }
 
@@ -211,7 +219,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Appends `text` as a JSON string.
-fn push_quoted(text: &str, out: &mut String) {
+pub(crate) fn push_quoted(text: &str, out: &mut String) {
     out.push('"');
     let mut plain = 0;
     for (i, byte) in text.bytes().enumerate() {

@@ -45,7 +45,11 @@ pub(crate) enum Operator {
         filter: String,
         path: String,
     },
-    FilterState(String),
+    /// As JSON text when it is `typed`.
+    FilterState {
+        key: String,
+        typed: bool,
+    },
     Path {
         query: bool,
         which: WhichPath,
@@ -184,7 +188,7 @@ impl Operator {
                 | Self::Response { .. }
                 | Self::Trailer { .. }
                 | Self::Metadata { .. }
-                | Self::FilterState(_)
+                | Self::FilterState { .. }
                 | Self::Path { .. }
                 | Self::QueryParameter(_)
         )
@@ -439,9 +443,9 @@ fn parse_metadata(source: MetadataSource, argument: &str) -> Result<Operator, Pr
 }
 
 fn parse_filter_state(argument: &str) -> Result<Operator, Problem> {
-    match argument.split_once(':').unwrap_or((argument, "PLAIN")) {
+    match argument.split_once(':').unwrap_or((argument, "TYPED")) {
         ("", _) => Err(Problem::Argument("needs a key".into())),
-        (key, "PLAIN" | "TYPED") => Ok(Operator::FilterState(key.to_owned())),
+        (key, form @ ("PLAIN" | "TYPED")) => Ok(Operator::FilterState { key: key.to_owned(), typed: form == "TYPED" }),
         (_, form) => Err(Problem::Argument(format!("{form:?} is not implemented by weir-proxy; PLAIN and TYPED are"))),
     }
 }

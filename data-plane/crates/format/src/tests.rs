@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use dp_http::flags::Flags;
-use dp_http::info::{Address, ConnectionInfo, PeerCertificate, TlsInfo};
+use dp_http::info::{Address, ConnectionInfo, FilterObject, PeerCertificate, TlsInfo};
 use dp_http::{Method, Protocol};
 
 use super::*;
@@ -42,6 +42,8 @@ fn info() -> StreamInfo {
     let route = [("k", "v"), ("o.i", "x"), ("o", r#"{"i":"x"}"#)];
     let route = route.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     info.route_metadata = Some(Arc::new([("ns".to_owned(), route)].into()));
+    let object = FilterObject { text: "a \"b\"".into(), hashable: false };
+    info.filter_state = Some(Box::new([("fs".to_owned(), object)].into()));
     info
 }
 
@@ -79,6 +81,8 @@ fn operators_write_what_envoy_writes() {
     check("%DURATION% %REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%", "5 - 3 2");
     check("%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)% %COMMON_DURATION(DS_TX_END:DS_RX_BEG:us)%", "5000 -");
     check("%METADATA(ROUTE:ns:k)% %METADATA(ROUTE:ns:o:i)% %METADATA(ROUTE:ns:q)%", "v x -");
+    check("%FILTER_STATE(fs)% %FILTER_STATE(fs:TYPED)%", r#""a \"b\"" "a \"b\"""#);
+    check("%FILTER_STATE(fs:PLAIN)% %FILTER_STATE(fs:PLAIN):3% %FILTER_STATE(no)%", r#"a "b" a " -"#);
     check("%GRPC_STATUS% %GRPC_STATUS_NUMBER% %LOCAL_REPLY_BODY%|%%", "- - |%");
     check("%DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_SUBJECT%", "spiffe://a/b,spiffe://c CN=x");
     check("%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_PEER_CERT_V_START(%Y)% %CONNECTION_ID%", "TLSv1.3 1970 7");
@@ -140,9 +144,10 @@ fn json_keeps_types_as_envoy_does() {
         "z": "%RESPONSE_CODE%", "a": "%REQ(X-NO)%", "both": "%REQ(X-NO)%/%RESPONSE_CODE%", "d": "%DURATION%", "n": 5,
         "b": true, "l": ["%PROTOCOL%", 1], "o": {"y": "%ROUTE_NAME%", "x": "c"}, "fl": "%RESPONSE_FLAGS%",
         "port": "%DOWNSTREAM_LOCAL_PORT%", "st": "%START_TIME(%s)%", "md": "%METADATA(ROUTE:ns:o)%", "q": "a\"b\\",
+        "fs": "%FILTER_STATE(fs)%",
     });
     let expected = concat!(
-        r#"{"a":null,"b":true,"both":"-/200","d":5,"fl":"-","l":["HTTP/1.1",1],"md":{"i":"x"},"n":5,"#,
+        r#"{"a":null,"b":true,"both":"-/200","d":5,"fl":"-","fs":"a \"b\"","l":["HTTP/1.1",1],"md":{"i":"x"},"n":5,"#,
         r#""o":{"x":"c","y":"r1"},"port":19800,"q":"a\"b\\","st":"1795453879","z":200}"#
     );
     json(format, false, expected);

@@ -6,6 +6,7 @@ use dp_http::head::Protocol;
 use dp_http::info::{Address, Metadata, PeerCertificate, TlsInfo};
 use dp_http::{Field, Headers, RequestHead, StreamInfo, name};
 
+use crate::json::push_quoted;
 use crate::operator::{
     Certificate, GrpcForm, MetadataSource, Number, Operator, Part, Side, Text, Time, WhichPath, Whose,
 };
@@ -54,7 +55,13 @@ pub(crate) fn write_operator(operator: &Operator, inputs: &Inputs<'_>, out: &mut
         }
         Operator::GrpcStatus(form) => write_grpc_status(*form, inputs, out),
         Operator::Metadata { source, filter, path } => push(out, metadata(*source, info, filter, path)),
-        Operator::FilterState(key) => push(out, info.filter_state.as_ref().and_then(|state| state.get(key))),
+        Operator::FilterState { key, typed } => match info.filter_object(key) {
+            Some(object) if *typed => {
+                push_quoted(&object.text, out);
+                true
+            }
+            object => push(out, object.map(|object| &object.text)),
+        },
         Operator::Path { query, which } => push(out, path(inputs, *query, *which)),
         Operator::QueryParameter(parameter) => {
             let value = inputs.request.and_then(|head| query::parameter(head.query(), parameter));

@@ -90,6 +90,8 @@ pub struct ConnectionInfo {
     pub proxied: Option<Arc<[(u8, Bytes)]>>,
     /// What listener filters found; every stream of the connection begins with it.
     pub metadata: Option<Box<Metadata>>,
+    /// What network filters wrote; likewise.
+    pub filter_state: Option<Box<FilterState>>,
 }
 
 impl ConnectionInfo {
@@ -204,11 +206,22 @@ pub struct StreamInfo {
     /// `%ACCESS_LOG_TYPE%`: the moment that a line is written at.
     pub log_type: &'static str,
     /// Filter state objects by key.
-    pub filter_state: Option<Box<BTreeMap<String, String>>>,
+    pub filter_state: Option<Box<FilterState>>,
     /// The route's static metadata, for `%METADATA(ROUTE:…)%`.
     pub route_metadata: Option<Arc<Metadata>>,
     pub cluster_metadata: Option<Arc<Metadata>>,
     pub host_metadata: Option<Arc<Metadata>>,
+}
+
+/// Filter state objects by key.
+pub type FilterState = BTreeMap<String, FilterObject>;
+
+/// What a filter wrote for others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterObject {
+    pub text: String,
+    /// Hash policies may use it.
+    pub hashable: bool,
 }
 
 /// Metadata of a stream or a resource: filter name → dotted path → text or JSON text.
@@ -303,6 +316,7 @@ impl ConnectionInfo {
             filter_chain: "".into(),
             proxied: None,
             metadata: None,
+            filter_state: None,
         }
     }
 }
@@ -310,8 +324,18 @@ impl ConnectionInfo {
 // === impl StreamInfo ===
 
 impl StreamInfo {
+    /// What a filter wrote under this key.
+    pub fn filter_object(&self, key: &str) -> Option<&FilterObject> {
+        self.filter_state.as_ref()?.get(key)
+    }
+
+    /// The same, for a hash policy.
+    pub fn hashable(&self, key: &str) -> Option<&str> {
+        self.filter_object(key).filter(|object| object.hashable).map(|object| &*object.text)
+    }
+
     pub fn new(connection: Arc<ConnectionInfo>, protocol: Protocol, start: SystemTime, began: Instant) -> Self {
-        let metadata = connection.metadata.clone();
+        let (metadata, filter_state) = (connection.metadata.clone(), connection.filter_state.clone());
         Self {
             client: connection.remote.clone(),
             connection,
@@ -336,7 +360,7 @@ impl StreamInfo {
             original_path: None,
             metadata,
             log_type: "DownstreamEnd",
-            filter_state: None,
+            filter_state,
             route_metadata: None,
             cluster_metadata: None,
             host_metadata: None,

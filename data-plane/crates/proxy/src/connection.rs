@@ -179,11 +179,11 @@ async fn open(
             refuse(&chain, stream, refusal, io).await;
             return Err(Early::Closed);
         }
-        let metadata = stream.metadata.take();
+        let (metadata, filter_state) = (stream.metadata.take(), stream.filter_state.take());
         drop(stream);
         // Nobody else has it yet.
         if let Some(info) = Arc::get_mut(known) {
-            info.metadata = metadata;
+            (info.metadata, info.filter_state) = (metadata, filter_state);
         }
     }
     let remote_text = known.remote.ip().map(IpText::new);

@@ -17,6 +17,7 @@ use dp_net::relay::{Direction, End, Side, relay};
 use dp_net::stream::Reset;
 use dp_snapshot::TcpProxy;
 use dp_upstream::{CheckoutOptions, Cluster, Criteria, Endpoint, Outcome, PickContext, Proxied, RawConnection};
+use shared_config::tcp_proxy::TcpHash;
 use stdx::backoff::Backoff;
 use stdx::drain::Phase;
 use tokio::io::AsyncWriteExt;
@@ -193,7 +194,7 @@ async fn tick(ticks: &mut Option<Interval>) {
 async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo, start: Instant) -> Option<RawConnection> {
     let worker = &conn.worker;
     let host = host(conn, proxy, info).await?;
-    let chosen = proxy.choose(conn.info.requested_server_name.as_deref(), fastrand::u64(..));
+    let chosen = proxy.choose(&conn.info, fastrand::u64(..));
     let chosen = chosen.and_then(|(name, criteria)| Some((worker.snapshot().cluster(name)?.clone(), criteria)));
     let Some((cluster, criteria)) = chosen else {
         proxy.stats.downstream_cx_no_route().inc(worker.shard);
@@ -274,8 +275,7 @@ fn pick(
     (tried, host): (&[u64], Option<&str>),
     info: &mut StreamInfo,
 ) -> Option<(Arc<Cluster>, Arc<Endpoint>)> {
-    let hash = proxy.config.hash_source_ip.then(|| conn.info.remote.ip()).flatten();
-    let hash = hash.map(|ip| stdx::hash::xxh64(ip.to_string().as_bytes(), 0));
+    let hash = hash(proxy, info);
     let mut rng = conn.worker.rng();
     let worker = conn.worker.index();
     let reselect = tried.len() as u32;
@@ -288,6 +288,14 @@ fn pick(
         return None;
     };
     Some((Arc::clone(cluster), endpoint))
+}
+
+fn hash(proxy: &TcpProxy, info: &StreamInfo) -> Option<u64> {
+    let hash = |text: &str| stdx::hash::xxh64(text.as_bytes(), 0);
+    match proxy.config.hash.as_ref()? {
+        TcpHash::SourceIp => info.connection.remote.ip().map(|ip| hash(&ip.to_string())),
+        TcpHash::FilterState(key) => info.hashable(key).map(hash),
+    }
 }
 
 fn note_upstream(info: &mut StreamInfo, made: &RawConnection, start: Instant) {

@@ -99,7 +99,7 @@ impl Source {
                 Address::Pipe(_) => None,
             },
             Self::QueryParameter(name) => query_parameter(head.query(), name).map(|value| xxh64(value.as_bytes(), 0)),
-            Self::FilterState(key) => info.filter_state.as_ref()?.get(key).map(|value| xxh64(value.as_bytes(), 0)),
+            Self::FilterState(key) => info.hashable(key).map(|text| xxh64(text.as_bytes(), 0)),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::counts::Counts;
 use crate::resources::{Kind, Origin, Resources};
 use crate::retire::Retiring;
 use crate::runtime::{Listener, Snapshot};
+use crate::subscriptions::{Subscriptions, Told};
 use crate::wanted::{self, Wanted};
 
 /// How long a new part may wait for what it needs before the snapshot goes on without it (Envoy
@@ -33,6 +34,7 @@ pub struct Engine {
     counts: Counts,
     environment: Environment,
     resources: Resources,
+    subscriptions: Subscriptions,
     /// The part that is compiled, by name, and what it was compiled from.
     clusters: BTreeMap<String, Part<Cluster, compile::ClusterInputs>>,
     listeners: BTreeMap<String, Part<Listener, compile::ListenerInputs>>,
@@ -177,6 +179,7 @@ impl Engine {
     pub fn new(environment: Environment) -> Self {
         Self {
             counts: Counts::register(&environment.registry),
+            subscriptions: Subscriptions::new(&environment.registry),
             environment,
             resources: Resources::default(),
             clusters: BTreeMap::new(),
@@ -205,11 +208,21 @@ impl Engine {
         self.published.subscribe()
     }
 
-    /// A resource came.
-    pub fn put(&mut self, origin: Origin, resource: Resource) {
+    /// A resource came; says whether it is another one than before.
+    pub fn put(&mut self, origin: Origin, resource: Resource) -> bool {
         self.missing.remove(&(Kind::of(&resource), resource.name().to_owned()));
         self.note_confirmed(&resource);
-        self.dirty |= self.resources.put(origin, resource);
+        if let Resource::Cluster(cluster) = &resource {
+            self.subscriptions.follow(cluster);
+        }
+        let changed = self.resources.put(origin, resource);
+        self.dirty |= changed;
+        changed
+    }
+
+    /// Counts what became of asking for the endpoints `name`.
+    pub fn endpoints_told(&self, name: &str, told: Told<'_>) {
+        self.subscriptions.note(name, told);
     }
 
     /// Endpoints that have to be confirmed now and then were.
@@ -245,6 +258,9 @@ impl Engine {
             self.missing.insert((kind, name.to_owned()));
         } else {
             self.dirty |= self.resources.remove(kind, name);
+        }
+        if kind == Kind::Cluster && self.resources.clusters.get(name).is_none() {
+            self.subscriptions.forget(name);
         }
         self.dirty = true;
     }

@@ -11,6 +11,7 @@ mod local_reply;
 mod retire;
 mod runtime;
 mod sockets;
+mod subscriptions;
 mod wanted;
 mod resources;
 
@@ -24,4 +25,5 @@ pub use runtime::{
     ProxyFilter, RouteEntry, Snapshot, Target, Targets, TcpProxy, Tls, UdpProxy,
 };
 pub use sockets::Sockets;
+pub use subscriptions::Told;
 pub use wanted::{Wanted, references};

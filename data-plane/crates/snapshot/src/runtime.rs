@@ -9,7 +9,7 @@ use dp_filters::Chain;
 use dp_filters::network::NetworkChain;
 use dp_filters::network::local_ratelimit::LocalRateLimit;
 use dp_http::HeaderName;
-use dp_http::info::Metadata;
+use dp_http::info::{ConnectionInfo, Metadata};
 use dp_net::proxy_protocol::ProxyProtocolOptions;
 use dp_observe::access_log::AccessLog;
 use dp_observe::stats::{
@@ -19,6 +19,7 @@ use dp_observe::stats::{
 use dp_routing::{HashPolicies, HeaderPlan, HeaderSteps, HostRewrite, PathRewrite, Redirect, RouteTable, Weights};
 use dp_upstream::{Cluster, Criteria};
 use hashbrown::HashMap;
+use shared_config::filter_state::TCP_CLUSTER;
 use shared_config::hcm::HttpConnectionManager;
 use shared_config::route::{Mirror, RouteAction, WeightSource};
 use stdx::drain::Drain;
@@ -294,10 +295,14 @@ impl Listener {
 // === impl TcpProxy ===
 
 impl TcpProxy {
-    /// The cluster for a connection, and what is asked of its endpoints: the one named like the server it asked for, or
-    /// one by weight.
-    pub fn choose<'a>(&'a self, server_name: Option<&'a str>, random: u64) -> Option<(&'a str, Option<&'a Criteria>)> {
+    /// The cluster for a connection, and what is asked of its endpoints: what a filter wrote, the one named like the
+    /// server it asked for, or one by weight.
+    pub fn choose<'a>(&'a self, info: &'a ConnectionInfo, random: u64) -> Option<(&'a str, Option<&'a Criteria>)> {
+        if let Some(object) = info.filter_state.as_ref().and_then(|state| state.get(TCP_CLUSTER)) {
+            return Some((&object.text, self.criteria.as_ref()));
+        }
         if self.by_server_name {
+            let server_name = info.requested_server_name.as_deref();
             return server_name.map(|name| (name, self.criteria.as_ref()));
         }
         let mut left = random % self.total.max(1);

@@ -8,7 +8,7 @@ pub mod cluster;
 pub mod dns;
 pub mod endpoint;
 pub mod health;
-mod orca;
+pub mod orca;
 pub mod outlier;
 pub mod pick;
 pub mod pool;

@@ -1,6 +1,6 @@
-//! Weights from what endpoints report of their load with their responses (ORCA): `client_side_weighted_round_robin`.
+//! Weights from what endpoints report of their load (ORCA): `client_side_weighted_round_robin`.
 //!
-//! A worker that gets a report writes the weight it makes into the endpoint's atomics; the control thread reads them when
+//! Reports come with responses, or when they are asked for (`stream.rs`). A worker that gets a report writes the weight it makes into the endpoint's atomics; the control thread reads them when
 //! it makes the tables anew. Nothing here waits.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use dp_http::Headers;
-use shared_config::lb_policy::{Algorithm, ClientSide, Metric};
+use shared_config::lb_policy::{Algorithm, ClientSide, Metric, OutOfBand};
 use tokio::time::Instant;
 
 use crate::balance::Levels;
@@ -17,6 +17,7 @@ use crate::cluster::Cluster;
 use crate::endpoint::{Endpoint, EndpointState};
 
 mod report;
+pub mod stream;
 
 /// What an endpoint reported last. Times are milliseconds of the process, from 1; 0 is never.
 #[derive(Debug, Default)]
@@ -84,6 +85,15 @@ impl Load {
         }
     }
 
+    /// Makes the weight of an endpoint from it, if it says enough.
+    fn note(&self, config: &ClientSide, endpoint: &EndpointState, now: Instant) -> bool {
+        let weight = self.weight(config.error_penalty);
+        if let Some(weight) = weight {
+            endpoint.reported().note(weight, stamp(now));
+        }
+        weight.is_some()
+    }
+
     /// `None` when it says nothing about how much the endpoint can take.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` stays within the range")]
     fn weight(&self, error_penalty: f64) -> Option<u32> {
@@ -99,27 +109,45 @@ impl Load {
 // === impl Cluster ===
 
 impl Cluster {
+    fn client_side(&self) -> Option<&ClientSide> {
+        match &self.config.lb.algorithm {
+            Algorithm::ClientSide(config) => Some(config),
+            _ => None,
+        }
+    }
+
     /// Whether responses may bring reports that matter.
     pub fn wants_reports(&self) -> bool {
-        matches!(self.config.lb.algorithm, Algorithm::ClientSide(_))
+        self.client_side().is_some_and(|config| config.out_of_band.is_none())
+    }
+
+    /// How endpoints are asked for reports apart from requests, if they are.
+    pub(crate) fn out_of_band(&self) -> Option<&OutOfBand> {
+        self.client_side()?.out_of_band.as_ref()
     }
 
     /// Takes the report of a response's head or trailers in. Whether there was one.
     pub fn note_report(&self, endpoint: &EndpointState, headers: &Headers, now: Instant) -> bool {
-        let Algorithm::ClientSide(config) = &self.config.lb.algorithm else { return false };
+        let Some(config) = self.client_side().filter(|config| config.out_of_band.is_none()) else { return false };
         let mut load = Load::default();
         if report::read(headers, |metric, value| load.add(&metric, value, &config.metrics)).is_none() {
             return false;
         }
-        if let Some(weight) = load.weight(config.error_penalty) {
-            endpoint.reported().note(weight, stamp(now));
-        }
+        load.note(config, endpoint, now);
         true
+    }
+
+    /// The same for a message that came apart from requests. Whether a weight could be made from it.
+    pub(crate) fn note_out_of_band(&self, endpoint: &EndpointState, message: &[u8], now: Instant) -> bool {
+        let Some(config) = self.client_side() else { return false };
+        let mut load = Load::default();
+        report::message(message, |metric, value| load.add(&metric, value, &config.metrics))
+            .is_some_and(|()| load.note(config, endpoint, now))
     }
 
     /// The weight that an endpoint has now, by configuration or by its reports.
     pub fn weight_of(&self, endpoint: &Endpoint) -> u32 {
-        if self.wants_reports() { endpoint.state.reported().current() } else { endpoint.weight }
+        if self.client_side().is_some() { endpoint.state.reported().current() } else { endpoint.weight }
     }
 }
 

@@ -106,6 +106,17 @@ shared_telemetry::stats! {
 }
 
 shared_telemetry::stats! {
+    /// What is counted of reports that endpoints are asked for: `cluster.NAME.lb_orca_oob.…`.
+    pub struct OrcaStats {
+        counter reports_received,
+        counter report_errors,
+        counter stream_failures,
+        counter stream_terminated,
+        gauge active_sessions,
+    }
+}
+
+shared_telemetry::stats! {
     /// Statistics of the active health checks of one cluster: `cluster.NAME.health_check.…`.
     pub struct HealthCheckStats {
         counter attempt = "health_check.attempt",

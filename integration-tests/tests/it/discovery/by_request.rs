@@ -1,5 +1,10 @@
 //! Clusters that leave it to the request where it goes: original destinations and forwarded hosts.
 
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
+
+use integration_tests::config::with_admin;
+use integration_tests::tls::Identity;
 use integration_tests::upstream::nowhere;
 
 use super::*;
@@ -163,6 +168,65 @@ fn a_host_that_does_not_resolve_is_answered_and_found_later() {
     server.fail(true);
     after_more_questions(&server);
     assert_eq!(get(&proxy, "/", &host).text(), "a", "an address that was found stays");
+}
+
+/// An origin that answers over TLS as who has `identity`, and the names that it was asked for.
+fn tls_origin(identity: &Identity) -> (Origin, Arc<Mutex<Vec<String>>>) {
+    let (config, asked) = (identity.server(&[]), Arc::new(Mutex::new(Vec::new())));
+    let names = Arc::clone(&asked);
+    let origin = Origin::scripted(move |_, wire, _| {
+        let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, wire.socket().try_clone().unwrap());
+        let mut head = [0; 4096];
+        // A client that refuses the certificate sends nothing.
+        while stream.read(&mut head).is_ok_and(|length| length > 0) {
+            names.lock().unwrap().push(stream.conn.server_name().unwrap_or_default().to_owned());
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+        }
+    });
+    (origin, asked)
+}
+
+#[test]
+fn a_forwarded_host_is_asked_for_by_tls_and_has_to_be_it() {
+    let identity = Identity::new(&["a.test", "b.test"]);
+    let (origin, asked) = tls_origin(&identity);
+    let server = NameServer::start();
+    for name in ["a.test", "b.test", "other.test"] {
+        server.set(name, &[[127, 0, 0, 1]]);
+    }
+    let options = |fields: Value| {
+        let kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        json!({ kind: {
+            "@type": format!("type.googleapis.com/{kind}"),
+            "explicit_http_config": { "http_protocol_options": {} },
+            "upstream_http_protocol_options": fields,
+        } })
+    };
+    // Both are the default.
+    for said in [json!({}), options(json!({ "auto_sni": true, "auto_san_validation": true }))] {
+        let mut config = with_admin(forwarding(&server, "unused"));
+        let cluster = &mut config["static_resources"]["clusters"][0];
+        cluster["transport_socket"] = identity.upstream();
+        cluster["transport_socket"]["typed_config"].as_object_mut().unwrap().remove("sni");
+        cluster["typed_extension_protocol_options"] = said;
+        let proxy = start(&config);
+        let port = origin.address.port();
+        for name in ["a.test", "b.test", "A.test"] {
+            assert_eq!(get(&proxy, "/", &format!("{name}:{port}")).status(), 200, "{name}");
+        }
+        assert_eq!(std::mem::take(&mut *asked.lock().unwrap()), ["a.test", "b.test", "a.test"]);
+        let refused = get(&proxy, "/", &format!("other.test:{port}"));
+        assert_eq!(refused.status(), 503, "{}", refused.text());
+        eventually("the name is not in the certificate", || proxy.stat("cluster.forward.ssl.fail_verify_san") == 1);
+        assert_eq!(*asked.lock().unwrap(), [""; 0]);
+    }
+    let mut unsafe_one = forwarding(&server, "unused");
+    let cluster = &mut unsafe_one["static_resources"]["clusters"][0];
+    cluster["transport_socket"] = identity.upstream();
+    cluster["typed_extension_protocol_options"] = options(json!({ "auto_sni": true }));
+    let refused = try_start(&unsafe_one, 1).err().unwrap();
+    assert!(refused.contains("needs auto_sni and auto_san_validation"), "{refused}");
 }
 
 #[test]

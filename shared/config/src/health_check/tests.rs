@@ -40,7 +40,11 @@ fn what_is_not_said_is_as_in_envoy() {
 #[test]
 fn payloads_are_hex() {
     let check = decoded("tcp_health_check: {send: {text: '504f'}, receive: [{text: '0aFF'}]}").unwrap();
-    let wanted = TcpCheck { send: Bytes::from_static(b"PO"), receive: vec![Bytes::from_static(b"\n\xff")] };
+    let wanted = TcpCheck {
+        send: Bytes::from_static(b"PO"),
+        receive: vec![Bytes::from_static(b"\n\xff")],
+        proxy_protocol: None,
+    };
     assert_eq!(check.checker, Checker::Tcp(wanted));
     assert_eq!(http("method: POST, send: {text: '61'}").send, "a");
     check_refused(

@@ -18,8 +18,21 @@ pub struct ClientSide {
     /// How often weights change.
     pub update: Duration,
     pub error_penalty: f64,
+    /// Endpoints are asked for reports apart from requests, whose answers count no more then.
+    pub out_of_band: Option<OutOfBand>,
     /// The largest of these is the utilization; without any, `application_utilization`, else `cpu_utilization`.
     pub metrics: Vec<Metric>,
+}
+
+/// How endpoints are asked for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutOfBand {
+    /// How often they are to report.
+    pub period: Duration,
+    /// In place of that of the endpoint.
+    pub port: Option<u16>,
+    /// The host to name; empty takes that of the endpoint.
+    pub authority: String,
 }
 
 /// What a report says.
@@ -40,9 +53,11 @@ pub enum Metric<Name = String> {
 impl ClientSide {
     pub(super) fn decode(proto: &wire::ClientSideWeightedRoundRobin, p: &mut Problems) -> Option<LbPolicy> {
         let before = p.count();
-        // `oob_reporting_period` has a meaning only with it.
-        p.unimplemented_if("enable_oob_load_report", proto.enable_oob_load_report == Some(true));
-        crate::refuse_set!(p, proto; oob_reporting_config);
+        // The other fields about it have a meaning only with it.
+        let out_of_band = match proto.enable_oob_load_report {
+            Some(true) => Some(OutOfBand::decode(proto, p)),
+            _ => None,
+        };
         let mut period = |name, field: Option<&prost_types::Duration>, default| {
             duration_at(field, name, p).unwrap_or(Duration::from_secs(default))
         };
@@ -73,8 +88,27 @@ impl ClientSide {
         }
         // "Values less than 100ms are capped at 100ms."
         let update = update.max(Duration::from_millis(100));
-        let config = Self { blackout, expiration, update, error_penalty, metrics };
+        let out_of_band = out_of_band.flatten();
+        let config = Self { blackout, expiration, update, error_penalty, out_of_band, metrics };
         Some(LbPolicy { slow_start, ..LbPolicy::of(Algorithm::ClientSide(config)) })
+    }
+}
+
+// === impl OutOfBand ===
+
+impl OutOfBand {
+    fn decode(proto: &wire::ClientSideWeightedRoundRobin, p: &mut Problems) -> Option<Self> {
+        let period = duration_at(proto.oob_reporting_period.as_ref(), "oob_reporting_period", p);
+        let period = period.filter(|period| !period.is_zero()).unwrap_or(Duration::from_secs(10));
+        let config = proto.oob_reporting_config.clone().unwrap_or_default();
+        let port = p.at("oob_reporting_config", |p| {
+            crate::refuse_set!(p, config; transport_socket_match_criteria);
+            match u16::try_from(config.port_value) {
+                Ok(port) => Some(Some(port).filter(|port| *port > 0)),
+                Err(_) => p.refuse_at("port_value", "must be at most 65535"),
+            }
+        })?;
+        Some(Self { period, port, authority: config.authority })
     }
 }
 

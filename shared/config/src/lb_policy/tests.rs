@@ -168,14 +168,16 @@ fn weights_may_come_from_what_endpoints_report() {
         expiration: seconds(180),
         update: seconds(1),
         error_penalty: 0.0,
+        out_of_band: None,
         metrics: Vec::new(),
     };
-    check(&policy(""), LbPolicy::of(Algorithm::ClientSide(plain)));
+    check(&policy(""), LbPolicy::of(Algorithm::ClientSide(plain.clone())));
     let all = ClientSide {
         blackout: Duration::ZERO,
         expiration: seconds(60),
         update: Duration::from_millis(100),
         error_penalty: 1.5,
+        out_of_band: None,
         metrics: vec![Metric::Named("a.b".into()), Metric::Utilization("*".into()), Metric::Memory],
     };
     check(
@@ -186,8 +188,21 @@ fn weights_may_come_from_what_endpoints_report() {
         ),
         LbPolicy::of(Algorithm::ClientSide(all)),
     );
+    let asked = |period: u64, port: Option<u16>, authority: &str| {
+        let out_of_band = Some(OutOfBand { period: seconds(period), port, authority: authority.into() });
+        LbPolicy::of(Algorithm::ClientSide(ClientSide { out_of_band, ..plain.clone() }))
+    };
+    check(&policy(", enable_oob_load_report: true"), asked(10, None, ""));
+    check(
+        &policy(
+            ", enable_oob_load_report: true, oob_reporting_period: 5s, \
+             oob_reporting_config: {port_value: 9001, authority: load.test}",
+        ),
+        asked(5, Some(9001), "load.test"),
+    );
+    let other_socket = "{transport_socket_match_criteria: {a: b}}";
     check_refused(
-        &policy(", enable_oob_load_report: true"),
-        &format!("{AT}.enable_oob_load_report: not implemented by weir-proxy"),
+        &policy(&format!(", enable_oob_load_report: true, oob_reporting_config: {other_socket}")),
+        &format!("{AT}.oob_reporting_config.transport_socket_match_criteria: not implemented by weir-proxy"),
     );
 }

@@ -158,6 +158,10 @@ fn network_filter(proto: &pb::Filter, p: &mut Problems) -> Option<Decoded> {
                 let rbac = network_filter::rbac(&unpack(&any, p)?, p)?;
                 Some(Decoded::Other(NetworkFilter::Rbac(Box::new(rbac))))
             }
+            "envoy.extensions.filters.network.set_filter_state.v3.Config" => {
+                let values = network_filter::set_filter_state(&unpack(&any, p)?, p)?;
+                Some(Decoded::Other(NetworkFilter::SetFilterState(values)))
+            }
             other => {
                 p.refuse(format!("network filter {other} is not implemented by weir-proxy"));
                 None

@@ -111,6 +111,8 @@ fn reason(r: &mut Reader<'_>, node: &Node, statuses: &mut Vec<u32>) -> Option<St
     if !RETRY_WORDS.contains(&word.as_str()) {
         r.wrong(node, Code::Value, format!("`{word}` is not a reason to retry"));
         r.hint(match crate::problem::closest(&word, RETRY_WORDS.iter().copied()) {
+            _ if word == "retriable-status-codes" => "name the statuses themselves: `on: [503, 429]`".to_owned(),
+            _ if word == "retriable-headers" => "name the headers: `response_headers: [x-retry]`".to_owned(),
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("use a status, or one of {}", RETRY_WORDS.join(", ")),
         });

@@ -205,8 +205,9 @@ fn filter_chain(
         }
     };
     let place = format!("{}/{}", inputs.config.name, config.name);
+    let filters = NetworkChain::compile(&config.network_filters, &place, &environment.keep, &environment.registry);
     Ok(FilterChain {
-        filters: NetworkChain::compile(&config.network_filters, &place, &environment.keep, &environment.registry),
+        filters: filters.map_err(|error| Refusal(format!("set_filter_state: {error}")))?,
         name: config.name.as_str().into(),
         id: kept.map_or_else(|| NEXT_CHAIN.fetch_add(1, Ordering::Relaxed), |kept| kept.id),
         config: kept.map_or_else(|| Arc::new(config.clone()), |kept| Arc::clone(&kept.config)),

@@ -14,7 +14,7 @@ use crate::breaker::Breakers;
 use crate::breaker::gauges::Gauges;
 use crate::outlier::Detector;
 use crate::refresh::HealthChanged;
-use crate::stats::{ClusterStats, ClusterUdpStats, HealthCheckStats, LbStats};
+use crate::stats::{ClusterStats, ClusterUdpStats, HealthCheckStats, LbStats, OrcaStats};
 
 /// What all versions of a cluster share.
 pub struct ClusterState {
@@ -36,6 +36,8 @@ pub struct ClusterState {
     pub(crate) outliers: Detector,
     /// Made when the first datagram comes: few clusters are used for them.
     pub(super) udp: OnceLock<Arc<ClusterUdpStats>>,
+    /// Made when endpoints are asked for reports first.
+    pub(super) orca: OnceLock<Arc<OrcaStats>>,
     pub(super) registry: Registry,
     pub(super) stat_name: String,
 }
@@ -57,6 +59,7 @@ impl ClusterState {
             outliers: Detector::new(),
             health: OnceLock::new(),
             udp: OnceLock::new(),
+            orca: OnceLock::new(),
             registry: site.registry.clone(),
             stat_name: config.stat_name.clone(),
         }
@@ -66,6 +69,12 @@ impl ClusterState {
     pub fn udp_stats(&self) -> &Arc<ClusterUdpStats> {
         let make = || ClusterUdpStats::register(&self.registry, Scope::cluster(&self.stat_name).child("udp"));
         self.udp.get_or_init(make)
+    }
+
+    /// What is counted of reports that endpoints are asked for.
+    pub(crate) fn orca_stats(&self) -> &Arc<OrcaStats> {
+        let make = || OrcaStats::register(&self.registry, Scope::cluster(&self.stat_name).child("lb_orca_oob"));
+        self.orca.get_or_init(make)
     }
 
     /// Lets the gauges of the circuit breakers tell of a version that takes over.

@@ -10,21 +10,25 @@ use super::dial::Subject;
 use super::payload;
 use super::status::{Failure, Outcome};
 use crate::pool::connect::Wanted;
+use crate::proxy_header::header;
 
 /// An answer that is longer than this without a match is none.
 const LONGEST: usize = 1 << 20;
 
 /// One check; `kept` is the connection of the one before, if it may be used again.
 pub(super) async fn check(subject: &Subject, config: &TcpCheck, kept: &mut Option<Io>) -> Outcome {
-    let io = match kept.take() {
-        Some(io) => Ok(io),
-        None => subject.connect(Wanted::Raw).await.map(|made| made.io),
+    let (mut io, header) = match kept.take() {
+        Some(io) => (io, Vec::new()),
+        None => match subject.connect(Wanted::Raw).await {
+            Ok(made) => {
+                let local = made.local.as_ref();
+                let header = config.proxy_protocol.as_ref().map(|own| header(own, &subject.endpoint, None, local));
+                (made.io, header.unwrap_or_default())
+            }
+            Err(failure) => return Outcome::Failed(failure),
+        },
     };
-    let mut io = match io {
-        Ok(io) => io,
-        Err(failure) => return Outcome::Failed(failure),
-    };
-    match exchange(&mut io, config).await {
+    match exchange(&mut io, &header, config).await {
         Ok(()) => {
             // A connection over which nothing was asked proves nothing the second time.
             if subject.check.reuse_connection && !config.receive.is_empty() {
@@ -39,8 +43,9 @@ pub(super) async fn check(subject: &Subject, config: &TcpCheck, kept: &mut Optio
     }
 }
 
-async fn exchange(io: &mut Io, config: &TcpCheck) -> io::Result<()> {
-    if !config.send.is_empty() {
+async fn exchange(io: &mut Io, header: &[u8], config: &TcpCheck) -> io::Result<()> {
+    if !header.is_empty() || !config.send.is_empty() {
+        io.write_all(header).await?;
         io.write_all(&config.send).await?;
         io.flush().await?;
     }

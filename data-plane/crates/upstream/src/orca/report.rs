@@ -112,7 +112,7 @@ fn json(value: &str, mut tell: impl FnMut(Metric<&str>, f64)) -> Option<()> {
     Some(())
 }
 
-fn binary(value: &str, mut tell: impl FnMut(Metric<&str>, f64)) -> Option<()> {
+fn binary(value: &str, tell: impl FnMut(Metric<&str>, f64)) -> Option<()> {
     const BASE64: GeneralPurpose = GeneralPurpose::new(
         &base64::alphabet::STANDARD,
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -120,8 +120,11 @@ fn binary(value: &str, mut tell: impl FnMut(Metric<&str>, f64)) -> Option<()> {
     if value.is_empty() {
         return None;
     }
-    let bytes = BASE64.decode(value).ok()?;
-    let mut left = bytes.as_slice();
+    message(&BASE64.decode(value).ok()?, tell)
+}
+
+/// Tells what an encoded `OrcaLoadReport` says.
+pub(super) fn message(mut left: &[u8], mut tell: impl FnMut(Metric<&str>, f64)) -> Option<()> {
     while let Some((number, field)) = field(&mut left)? {
         let scalar: Option<Metric<&str>> = match number {
             1 => Some(Metric::Cpu),

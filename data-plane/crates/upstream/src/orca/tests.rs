@@ -15,6 +15,7 @@ fn client_side(metrics: &[&str], error_penalty: f64) -> ClientSide {
         expiration: Duration::from_secs(180),
         update: Duration::from_secs(1),
         error_penalty,
+        out_of_band: None,
         metrics: metrics
             .iter()
             .map(|name| match Metric::of(name).unwrap() {

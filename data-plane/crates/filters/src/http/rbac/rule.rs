@@ -57,8 +57,7 @@ fn is_met(rule: &rbac::Rule, info: &StreamInfo, head: &RequestHead) -> bool {
         rbac::Rule::DirectRemoteIp(range) => is_in(*range, &connection.direct_remote),
         rbac::Rule::RemoteIp(range) => is_in(*range, &info.client),
         rbac::Rule::FilterState { key, text } => {
-            let value = info.filter_state.as_ref().and_then(|state| state.get(key));
-            value.is_some_and(|value| text.matches(value.as_bytes()))
+            info.filter_object(key).is_some_and(|object| text.matches(object.text.as_bytes()))
         }
         // These were compiled to variants of their own.
         rbac::Rule::All(_) | rbac::Rule::Any(_) | rbac::Rule::Not(_) | rbac::Rule::Header(_) => false,

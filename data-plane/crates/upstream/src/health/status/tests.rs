@@ -38,7 +38,7 @@ pub(crate) fn config() -> HealthCheck {
         alt_port: None,
         alpn: Vec::new(),
         event_logs: Vec::new(),
-        checker: Checker::Tcp(TcpCheck { send: Default::default(), receive: Vec::new() }),
+        checker: Checker::Tcp(TcpCheck { send: Default::default(), receive: Vec::new(), proxy_protocol: None }),
     }
 }
 
