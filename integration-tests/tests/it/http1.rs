@@ -423,14 +423,19 @@ fn an_idle_connection_is_closed_after_the_idle_timeout() {
 }
 
 #[test]
-fn a_stream_without_activity_is_answered_with_408() {
+fn a_stream_without_activity_is_answered_with_504_or_408() {
     let origin = Origin::scripted(|_, wire, _| {
         wire.message();
         wire.rest();
     });
     let proxy = proxy_with(&origin, json!({ "stream_idle_timeout": "0.05s" }));
-    let answer = proxy.connect().ask(GET);
-    assert_eq!((answer.status(), answer.text()), (408, "stream timeout".into()));
+    let check = |request: &str, status: u16| {
+        let answer = proxy.connect().ask(request);
+        assert_eq!((answer.status(), answer.text()), (status, "stream timeout".into()));
+    };
+    check(GET, 504);
+    // The client is the one who is waited for.
+    check("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n", 408);
 }
 
 #[test]

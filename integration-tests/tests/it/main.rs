@@ -7,6 +7,7 @@ mod balancing;
 mod breakers;
 mod changes;
 mod connect;
+mod deadlines;
 mod discovery;
 mod examples;
 mod faults;

@@ -153,7 +153,7 @@ fn a_good_active_check_ends_an_ejection() {
     let outlier = json!({ "consecutive_5xx": 3, "base_ejection_time": "300s", "max_ejection_percent": 100 });
     let mut cluster = detecting(&[sick.address], outlier);
     cluster["health_checks"] = json!([{
-        "timeout": "5s", "interval": "0.2s", "unhealthy_threshold": 1, "healthy_threshold": 1,
+        "timeout": "5s", "interval": "0.2s", "no_traffic_interval": "0.2s", "unhealthy_threshold": 1, "healthy_threshold": 1,
         "http_health_check": { "path": "/health" },
     }]);
     let proxy = run(cluster);

@@ -234,9 +234,7 @@ fn nobody_at_the_address_is_a_503_with_the_reason() {
     let lab = lab(nowhere(), json!({}));
     let answer = lab.proxy.connect().ask(GET);
     assert_eq!(answer.status(), 503);
-    let text = answer.text();
-    let reason = format!("{RESET}remote connection failure, transport failure reason: ");
-    assert!(text.starts_with(&reason) && text.len() > reason.len(), "{text}");
+    assert_eq!(answer.text(), format!("{RESET}remote connection failure"));
     assert!(lab.line(0).starts_with("503 UF upstream_reset_before_response_started{remote_connection_failure|"));
 }
 
@@ -258,7 +256,7 @@ fn a_cluster_without_endpoints_has_no_healthy_upstream() {
     let lab = lab_with(vec![cluster("origin", &[])], json!({}));
     let answer = lab.proxy.connect().ask(GET);
     assert_eq!((answer.status(), answer.text()), (503, "no healthy upstream".into()));
-    assert_eq!(lab.line(0), "503 UH no_healthy_upstream 0");
+    assert_eq!(lab.line(0), "503 UH no_healthy_upstream 1");
 }
 
 #[test]

@@ -24,7 +24,9 @@ pub(crate) struct Clocks {
     pub(crate) request: Option<Instant>,
     /// The stream must be over by then (`max_stream_duration`).
     pub(crate) max_stream: Option<Instant>,
-    /// The route's own `max_stream_duration`.
+    /// How long a try may take, its response included, if the request says so (`x-envoy-upstream-stream-duration-ms`).
+    pub(crate) asked_upstream: Option<Duration>,
+    /// The current try must be over by then: that, or `max_stream_duration` of the cluster.
     pub(crate) max_upstream: Option<Instant>,
     /// How long the response may take once the request is complete (`RouteAction.timeout`).
     pub(crate) route_timeout: Option<Duration>,
@@ -39,6 +41,7 @@ pub(crate) struct Clocks {
     /// The head of the response must be in by then (`per_try_timeout`).
     pub(crate) per_try: Option<Instant>,
     pub(crate) per_try_idle: Option<Duration>,
+    try_began: Instant,
 }
 
 /// Which limit has passed.
@@ -63,6 +66,7 @@ impl Clocks {
             touched: false,
             request: None,
             max_stream: None,
+            asked_upstream: None,
             max_upstream: None,
             route_timeout: None,
             route: None,
@@ -71,7 +75,27 @@ impl Clocks {
             connected: false,
             per_try: None,
             per_try_idle: None,
+            try_began: began,
         }
+    }
+
+    /// A try begins, with these limits of its own.
+    pub(crate) fn begin_try(&mut self, limit: Option<Duration>, idle: Option<Duration>) {
+        self.end_try();
+        (self.per_try_limit, self.per_try_idle, self.try_began) = (limit, idle, self.now);
+    }
+
+    /// The try brought nothing: its limits mean nothing to the wait for the next one.
+    pub(crate) fn end_try(&mut self) {
+        (self.per_try, self.per_try_idle, self.max_upstream) = (None, None, None);
+        self.connected = false;
+    }
+
+    /// The try has its connection; `most` is the longest that the cluster allows.
+    pub(crate) fn connected(&mut self, most: Option<Duration>) {
+        self.connected = true;
+        let most = self.asked_upstream.or(most).filter(|most| !most.is_zero());
+        self.max_upstream = deadline(self.now, most);
     }
 
     /// Something moved: the idle clocks start over. Costs nothing until the stream has to wait.
@@ -107,7 +131,7 @@ impl Clocks {
     /// The next moment at which something may have passed.
     pub(crate) fn next(&self) -> Option<Instant> {
         let idle = deadline(self.last_activity, self.idle);
-        let per_try_idle = deadline(self.last_activity, self.per_try_idle);
+        let per_try_idle = deadline(self.last_activity.max(self.try_began), self.per_try_idle);
         [self.request, self.max_stream, self.max_upstream, self.route, self.per_try, per_try_idle]
             .into_iter()
             .fold(idle, earlier)
@@ -120,7 +144,7 @@ impl Clocks {
         let rows = [
             (self.per_try, Expired::PerTry),
             (self.route, Expired::Route),
-            (deadline(self.last_activity, self.per_try_idle), Expired::PerTryIdle),
+            (deadline(self.last_activity.max(self.try_began), self.per_try_idle), Expired::PerTryIdle),
             (self.max_upstream, Expired::MaxUpstream),
             (self.max_stream, Expired::MaxStream),
             (self.request, Expired::Request),

@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
+use dp_http::LocalReply;
 use dp_http::flags::Flags;
-use dp_http::{LocalReply, name};
 
 /// Why a stream cannot go on.
 #[derive(Debug)]
@@ -41,8 +41,10 @@ pub(crate) enum Fault {
     Internal(&'static str),
     /// Another try was faster; never seen outside of `retry.rs`.
     Overtaken,
-    /// The cluster drops this share of its requests (EDS `drop_overloads`).
-    Dropped,
+    /// The cluster drops this share of its requests (EDS `drop_overloads`), or `all` of them.
+    Dropped {
+        all: bool,
+    },
     /// A filter answers; the response passes back through the filters.
     Reply(Box<LocalReply>),
     /// A filter replaces the response, or there was no request to show to filters.
@@ -67,15 +69,23 @@ impl Fault {
         if let Self::Reply(reply) | Self::Replace(reply) = self {
             return *reply;
         }
-        let overloaded = matches!(self, Self::Overflow | Self::Dropped);
+        let told = match self {
+            Self::Overflow => Some("x-envoy-overloaded"),
+            Self::Dropped { all: false } => Some("x-envoy-drop-overload"),
+            Self::Dropped { all: true } => Some("x-envoy-unconditional-drop-overload"),
+            _ => None,
+        };
+        // DEADLINE_EXCEEDED
+        let grpc_status = matches!(self, Self::MaxStreamDuration).then_some(4);
         let answer = self.answer(if retried { RETRIED } else { "" });
         let mut reply = LocalReply::new(answer.status, answer.details).body(answer.body.into_owned());
         if let Some(flag) = answer.flag {
             reply = reply.flag(flag);
         }
-        if overloaded {
-            reply.headers.append(&name::X_ENVOY_OVERLOADED, b"true");
+        if let Some(name) = told {
+            reply.headers.append(name, b"true");
         }
+        reply.grpc_status = grpc_status;
         reply
     }
 
@@ -87,11 +97,23 @@ impl Fault {
             | Self::ConnectFailure(_)
             | Self::ConnectTimeout
             | Self::UpstreamTermination
+            | Self::Dropped { .. }
             | Self::UpstreamReset => Some(503),
             Self::UpstreamProtocol(_) => Some(502),
             Self::RouteTimeout | Self::PerTryTimeout | Self::PerTryIdleTimeout => Some(504),
             _ => None,
         }
+    }
+
+    /// Whether the answer tells how many tries were made (`include_attempt_count_in_response`).
+    pub(crate) fn is_of_tries(&self) -> bool {
+        let counted = self.upstream_status().is_some() && !matches!(self, Self::Dropped { .. });
+        counted || matches!(self, Self::NoStickyUpstream(_) | Self::UpstreamMaxStreamDuration)
+    }
+
+    /// Whether the stream lasted too long. A client whose request is complete is not to blame for that.
+    pub(crate) fn is_of_time(&self) -> bool {
+        matches!(self, Self::StreamIdle | Self::MaxStreamDuration | Self::UpstreamMaxStreamDuration)
     }
 
     /// Whether nobody is left to answer.
@@ -117,8 +139,8 @@ impl Fault {
             Self::ConnectFailure(why) => Answer {
                 status: 503, flag: Some(F::UPSTREAM_CONNECTION_FAILURE),
                 details: format!("upstream_reset_before_response_started{{remote_connection_failure|{}}}", why.replace(' ', "_")).into(),
-                body: if why.is_empty() { format!("{RESET}{retried}{REASON}remote connection failure").into() }
-                      else { format!("{RESET}{retried}{REASON}remote connection failure, transport failure reason: {why}").into() },
+                // Why is for the log, not for strangers.
+                body: format!("{RESET}{retried}{REASON}remote connection failure").into(),
             },
             Self::ConnectTimeout => reset(F::UPSTREAM_CONNECTION_FAILURE, "connection timeout"),
             Self::UpstreamTermination => reset(F::UPSTREAM_CONNECTION_TERMINATION, "connection termination"),
@@ -130,10 +152,10 @@ impl Fault {
             },
             Self::RouteTimeout => row(504, Some(F::UPSTREAM_REQUEST_TIMEOUT), "response_timeout", "upstream request timeout"),
             Self::PerTryTimeout => row(504, Some(F::UPSTREAM_REQUEST_TIMEOUT), "upstream_per_try_timeout", "upstream request timeout"),
-            Self::PerTryIdleTimeout => row(504, Some(F::STREAM_IDLE_TIMEOUT), "upstream_per_try_idle_timeout", "upstream request timeout"),
+            Self::PerTryIdleTimeout => row(504, Some(F::UPSTREAM_REQUEST_TIMEOUT), "upstream_per_try_idle_timeout", "upstream request timeout"),
             Self::StreamIdle => row(408, Some(F::STREAM_IDLE_TIMEOUT), "stream_idle_timeout", "stream timeout"),
             Self::RequestTimeout => row(408, Some(F::DOWNSTREAM_PROTOCOL_ERROR), "request_overall_timeout", "request timeout"),
-            Self::MaxStreamDuration => row(408, Some(F::DURATION_TIMEOUT), "max_duration_timeout", "downstream duration timeout"),
+            Self::MaxStreamDuration => row(408, None, "max_duration_timeout", "downstream duration timeout"),
             Self::UpstreamMaxStreamDuration => row(408, Some(F::UPSTREAM_MAX_STREAM_DURATION_REACHED), "upstream_max_stream_duration_reached", "upstream max stream duration reached"),
             Self::DownstreamGone => row(0, Some(F::DOWNSTREAM_CONNECTION_TERMINATION), "downstream_remote_disconnect", ""),
             Self::DownstreamProtocol(why) => Answer { status: 400, flag: Some(F::DOWNSTREAM_PROTOCOL_ERROR), details: why.clone(), body: "Bad Request".into() },
@@ -144,7 +166,8 @@ impl Fault {
             Self::MissingHost => row(400, None, "missing_host_header", ""),
             Self::PathEscape => row(400, None, "path_normalization_failed", ""),
             Self::Overtaken => row(500, None, "overtaken", "Internal Server Error"),
-            Self::Dropped => row(503, Some(F::DROP_OVERLOAD), "drop_overload", "drop overload"),
+            Self::Dropped { all: false } => row(503, Some(F::DROP_OVERLOAD), "drop_overload", "drop overload"),
+            Self::Dropped { all: true } => row(503, Some(F::UNCONDITIONAL_DROP_OVERLOAD), "unconditional_drop_overload", "unconditional drop overload"),
             Self::Reply(_) | Self::Replace(_) => row(500, None, "filter_reply", "Internal Server Error"),
             Self::Internal(details) => row(500, None, details, "Internal Server Error"),
         }
@@ -162,8 +185,7 @@ mod tests {
         assert!(reply.flags.has(Flags::UPSTREAM_CONNECTION_FAILURE));
         assert_eq!(
             reply.body,
-            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
-             transport failure reason: Connection refused"
+            "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure"
         );
         assert_eq!(Fault::UpstreamReset.reply(false).details, "upstream_reset_before_response_started{remote_reset}");
     }

@@ -74,6 +74,7 @@ fn finish(stream: &mut Stream<'_>, upstream: Box<Upstream>, result: Result<(), F
     match &result {
         Ok(()) if complete => upstream.finish(),
         Err(Fault::UpstreamTermination | Fault::UpstreamReset | Fault::UpstreamProtocol(_)) => upstream.broke(),
+        Err(Fault::UpstreamMaxStreamDuration) => upstream.outlasted(),
         _ => upstream.cut(result.is_ok()),
     }
     result

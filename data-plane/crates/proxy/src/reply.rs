@@ -20,7 +20,15 @@ pub(crate) async fn fault(stream: &mut Stream<'_>, fault: Fault) {
     let passed = !matches!(fault, Fault::Replace(_));
     let is_gone = fault.client_is_gone();
     let timed_out = fault.upstream_status() == Some(504);
-    let mut reply = fault.reply(stream.info.upstream.attempts > 1);
+    let (is_of_tries, is_of_time) = (fault.is_of_tries(), fault.is_of_time());
+    let attempts = stream.info.upstream.attempts;
+    let mut reply = fault.reply(attempts > 1);
+    if is_of_time && stream.body.complete {
+        reply.status = 504;
+    }
+    if is_of_tries && stream.rules.route.as_ref().is_some_and(|route| route.attempt_count_in_response) {
+        reply.headers.set_number(&name::X_ENVOY_ATTEMPT_COUNT, u64::from(attempts));
+    }
     if timed_out && stream.clocks.timeout_is_204 {
         (reply.status, reply.body) = (204, Bytes::new());
     }

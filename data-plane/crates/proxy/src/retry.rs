@@ -2,6 +2,7 @@
 //!
 //! A request that may have had an effect is never sent twice unless the operator asked for it.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::hint::cold_path;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ mod running;
 
 pub(crate) use hedge::Hedges;
 
-use decide::{Lost, Tries, Verdict};
+pub(crate) use decide::Tries;
+use decide::{Lost, Verdict};
 use hedge::Rival;
 use pick::{Tried, pick};
 pub(crate) use running::{Asker, Reporter, Running, charge_fault};
@@ -153,6 +155,7 @@ async fn send_and_retry(stream: &mut Stream<'_>, chosen: &Chosen) -> Result<Box<
             None => stats.upstream_rq_retry_backoff_exponential(),
         }
         .inc(stream.worker.shard);
+        stream.clocks.end_try();
         Box::pin(wait(stream, asked.unwrap_or_else(|| backoff.next_delay()))).await?;
     }
 }
@@ -199,6 +202,8 @@ async fn attempt(
     // Each try may go to another member of an aggregate.
     let this_try = chosen.for_try(&mut stream.worker.rng());
     let chosen = &*this_try;
+    stream.info.upstream.attempts = tries.made;
+    stream.info.upstream.failure = None;
     let endpoint = pick(stream, chosen, tried)?;
     let asker = Asker {
         priority: chosen.priority,
@@ -207,23 +212,20 @@ async fn attempt(
         now: stream.clocks.now,
     };
     let mut request = Running::begin(&chosen.cluster, &endpoint, &asker)?;
-    stream.info.upstream.attempts = tries.made;
     stream.info.upstream.host = Some(endpoint.address.clone());
     stream.info.host_metadata.clone_from(&endpoint.shown_metadata);
-    stream.clocks.per_try_limit = tries.per_try;
-    stream.clocks.per_try = None;
-    stream.clocks.connected = false;
-    stream.clocks.per_try_idle = tries.per_try_idle;
+    stream.clocks.begin_try(tries.per_try, tries.per_try_idle);
     let mut checkout = match connect(stream, chosen, &endpoint).await {
         Ok(checkout) => checkout,
         Err(failure) => {
             cold_path();
+            stream.info.upstream.failure = failure.of_transport();
             request.lost(&failure, false);
             return Err(failure);
         }
     };
     request.observe(Outcome::Connected);
-    normalize::attempt(stream, chosen, &endpoint, tries.made);
+    normalize::attempt(stream, chosen, &endpoint, tries);
     let end = stream.body.is_empty() && stream.tunnel.is_none();
     stream.body.sent = end;
     stream.info.timing.upstream_first_sent = Some(stream.since_start(stream.clocks.now));
@@ -279,12 +281,12 @@ async fn connect(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Arc<Endpoi
             }
         }
     };
-    stream.clocks.connected = true;
     if !checkout.reused {
         cold_path();
         stream.clocks.touch();
         stream.clocks.settle();
     }
+    stream.clocks.connected(cluster.config.http.max_stream_duration);
     if stream.body.complete {
         stream.clocks.start_per_try();
     }
@@ -353,7 +355,7 @@ async fn response_head(stream: &mut Stream<'_>, up: &mut ClientStream, reused: b
         }
         stream
             .poll_trouble(cx, |expired| match expired {
-                Expired::PerTry | Expired::PerTryIdle => Failure::PerTry(expired),
+                Expired::PerTry | Expired::PerTryIdle | Expired::MaxUpstream => Failure::PerTry(expired),
                 other => Failure::Final(other.fault()),
             })
             .map(Err)
@@ -417,6 +419,15 @@ impl Failure {
         }
     }
 
+    /// Why there is no connection (`%UPSTREAM_TRANSPORT_FAILURE_REASON%`).
+    fn of_transport(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Connect(ConnectError::Timeout) => None,
+            Self::Connect(error) if !error.is_overflow() => Some(error.to_string().into()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn fault(self) -> Fault {
         match self {
             Self::Final(fault) => fault,
@@ -471,6 +482,12 @@ impl Upstream {
     /// The upstream broke off in the middle of the response.
     pub(crate) fn broke(self: Box<Self>) {
         self.request.observe(Outcome::Failed);
+        self.cut(false);
+    }
+
+    /// The try lasted longer than one may.
+    pub(crate) fn outlasted(self: Box<Self>) {
+        self.request.note_max_duration();
         self.cut(false);
     }
 

@@ -216,7 +216,7 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
             let asked = if most.is_zero() { asked } else { asked.min(most) };
             Some(asked.saturating_sub(max.grpc_timeout_offset.unwrap_or_default()))
         });
-        stream.clocks.max_upstream = asked.or(limit).filter(|d| !d.is_zero()).map(|d| stream.clocks.began + d);
+        stream.clocks.max_stream = asked.or(limit).filter(|d| !d.is_zero()).map(|d| stream.clocks.began + d);
         if asked.is_some() {
             timeout = None;
         }
@@ -224,9 +224,7 @@ pub(crate) fn start_clocks(stream: &mut Stream<'_>, plan: &Forward) {
     if let Some(asked) = asked_timeout(stream) {
         timeout = Some(asked);
     }
-    if let Some(most) = milliseconds(stream, &name::X_ENVOY_UPSTREAM_STREAM_DURATION_MS) {
-        stream.clocks.max_upstream = Some(stream.clocks.began + most);
-    }
+    stream.clocks.asked_upstream = milliseconds(stream, &name::X_ENVOY_UPSTREAM_STREAM_DURATION_MS);
     let headers = &mut stream.request.headers;
     stream.clocks.timeout_is_204 = headers.contains(&name::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE);
     headers.remove_all(TIMEOUTS);

@@ -145,6 +145,11 @@ impl Cluster {
         self.tables.load().healthy
     }
 
+    /// Whether every request is dropped.
+    pub fn drops_all(&self) -> bool {
+        self.drop.as_ref().is_some_and(|drop| drop.share.numerator >= drop.share.denominator)
+    }
+
     /// The endpoint for a request.
     ///
     /// # Errors

@@ -1,12 +1,15 @@
 //! The head of a request as the upstream gets it: once for all tries, then what each try changes.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use dp_http::{ResponseHead, Scheme, name};
 use dp_upstream::Endpoint;
 use shared_config::hcm::Scheme as SchemeOption;
 use shared_config::route::HostRewrite;
+use tokio::time::Instant;
 
+use crate::retry::Tries;
 use crate::route::Chosen;
 use crate::stream::Stream;
 
@@ -54,8 +57,8 @@ fn set_host(stream: &mut Stream<'_>, chosen: &Chosen, host: &str) {
 }
 
 /// Applies what depends on this try: its endpoint, its number, its protocol.
-pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpoint, number: u32) {
-    let plan = chosen.plan();
+pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpoint, tries: &Tries<'_>) {
+    let (plan, number) = (chosen.plan(), tries.made);
     if plan.config.host_rewrite == HostRewrite::Auto && !endpoint.state.hostname.is_empty() {
         let host = endpoint.state.hostname.to_string();
         if stream.request.authority() != host {
@@ -72,8 +75,13 @@ pub(crate) fn attempt(stream: &mut Stream<'_>, chosen: &Chosen, endpoint: &Endpo
     let respected = stream.rules.chain().router().is_some_and(|router| router.respect_expected_rq_timeout)
         && stream.request.headers.contains(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS);
     if envoy_headers(stream) && !respected {
-        let timeout = [stream.clocks.per_try_limit, stream.clocks.route_timeout].into_iter().flatten().min();
-        if let Some(timeout) = timeout {
+        let clocks = &stream.clocks;
+        // What is left of it, though 0 would be no limit.
+        let left = |until: Instant| until.saturating_duration_since(clocks.now).max(Duration::from_millis(1));
+        let whole = clocks.route.filter(|_| number > 1).map(left).or(clocks.route_timeout);
+        // A try that is hedged may take as long as the request.
+        let of_try = clocks.per_try_limit.filter(|_| !tries.hedged);
+        if let Some(timeout) = [of_try, whole].into_iter().flatten().min() {
             stream.request.headers.set_number(&name::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, timeout.as_millis() as u64);
         }
     }

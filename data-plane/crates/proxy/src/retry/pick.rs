@@ -86,7 +86,11 @@ pub(super) fn pick(stream: &mut Stream<'_>, chosen: &Chosen, tried: &mut Tried) 
             Err(Failure::Final(Fault::NoStickyUpstream(status)))
         }
         Err(PickError::Full) => Err(Failure::Final(Fault::Overflow)),
-        Err(PickError::Dropped) => Err(Failure::Final(Fault::Dropped)),
+        Err(PickError::Dropped) => {
+            // It was dropped before a try was made.
+            stream.info.upstream.attempts -= 1;
+            Err(Failure::Final(Fault::Dropped { all: chosen.cluster.drops_all() }))
+        }
         Err(PickError::Empty | PickError::Unhealthy) => {
             stream.info.upstream.host = None;
             stream.info.host_metadata = None;

@@ -135,6 +135,7 @@ impl Running {
             Failure::Connect(_) => self.observe(Outcome::Failed),
             Failure::Stream { .. } if stale => {}
             Failure::Stream { .. } => self.observe(Outcome::Failed),
+            Failure::PerTry(Expired::MaxUpstream) => {}
             Failure::PerTry(_) | Failure::Final(Fault::RouteTimeout) => self.timed_out(),
             Failure::Final(_) | Failure::Slow(_) => {}
         }
@@ -147,9 +148,9 @@ impl Running {
                 }
             }
             Failure::PerTry(Expired::PerTryIdle) => stats.upstream_rq_per_try_idle_timeout().inc(shard),
+            Failure::PerTry(Expired::MaxUpstream) => self.note_max_duration(),
             Failure::PerTry(_) => stats.upstream_rq_per_try_timeout().inc(shard),
             Failure::Final(Fault::RouteTimeout) => stats.upstream_rq_timeout().inc(shard),
-            Failure::Final(Fault::UpstreamMaxStreamDuration) => stats.upstream_rq_max_duration_reached().inc(shard),
             Failure::Final(Fault::Overtaken) => stats.upstream_rq_tx_reset().inc(shard),
             Failure::Final(_) => stats.upstream_rq_cancelled().inc(shard),
             Failure::Connect(_) | Failure::Slow(_) => {}
@@ -158,6 +159,10 @@ impl Running {
             self.cluster.note_loss(&self.endpoint.state, self.since);
         }
         self.end(false);
+    }
+
+    pub(super) fn note_max_duration(&self) {
+        self.cluster.state.stats.upstream_rq_max_duration_reached().inc(self.shard);
     }
 
     pub(super) fn timed_out(&self) {
