@@ -301,6 +301,16 @@ async fn limits_are_answered_with_their_status() {
 }
 
 #[tokio::test]
+async fn only_so_many_empty_lines_come_before_a_request() {
+    let check = async |lines: usize, expected: &str| {
+        check(&format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n".repeat(lines)), expected).await;
+    };
+    check(16, "GET a /").await;
+    check(17, "400").await;
+    check(10_000, "400").await;
+}
+
+#[tokio::test]
 async fn policies_decide_what_rules_leave_open() {
     let underscore = "GET / HTTP/1.1\r\nHost: a\r\nX_Y: 1\r\n\r\n";
     let absolute = "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -103,6 +103,8 @@ struct State {
     connect: bool,
     /// The client itself said that this is its last request.
     last_request: bool,
+    /// Before the request.
+    empty_lines: u8,
 }
 
 const FRESH: State = State {
@@ -113,7 +115,11 @@ const FRESH: State = State {
     head: false,
     connect: false,
     last_request: false,
+    empty_lines: 0,
 };
+
+/// Empty lines before a request that are read over; the next one is taken for the request.
+const EMPTY_LINES: u8 = 16;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -184,8 +190,9 @@ impl ServerConn {
 
     /// An empty line before a request is left over by old clients (RFC 9112 §2.2).
     fn skip_empty_lines(&mut self) {
-        while self.wire.input.bytes.starts_with(b"\r\n") {
+        while self.state.empty_lines < EMPTY_LINES && self.wire.input.bytes.starts_with(b"\r\n") {
             self.wire.input.bytes.advance(2);
+            self.state.empty_lines += 1;
         }
     }
 
@@ -254,6 +261,7 @@ impl ServerConn {
             head: parsed.head.method == Method::Head,
             connect: parsed.head.method == Method::Connect,
             last_request: !parsed.keep_alive,
+            empty_lines: 0,
         };
         self.upgrade = parsed.head.connect_protocol().map(|protocol| {
             let key = parsed.head.headers.get(&name::SEC_WEBSOCKET_KEY);
