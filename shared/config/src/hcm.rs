@@ -19,7 +19,7 @@ mod protocol;
 
 pub use decode::decode;
 pub use local_reply::{LocalReply, ReplyMapper};
-pub use protocol::{HeadersWithUnderscores, Http1Options, Http2Options, HttpOptions, Keepalive};
+pub use protocol::{FrameLimits, HeadersWithUnderscores, Http1Options, Http2Options, HttpOptions, Keepalive};
 pub use protocol::{http_options, http1_options, http2_options};
 
 /// HTTP on a filter chain.

@@ -383,6 +383,11 @@ impl Cluster {
                 ping,
                 ..h2::Limits::default()
             },
+            frames: h2::FrameLimits {
+                empty: http.h2.frames.empty,
+                priority: http.h2.frames.priority,
+                window_updates: http.h2.frames.window_updates,
+            },
         }
     }
 

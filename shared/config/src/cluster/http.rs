@@ -8,6 +8,7 @@ use proto::envoy::extensions::upstreams::http::v3 as ext;
 
 use super::wire::{at_least_1ms, percent_at};
 use crate::core::timeout_at;
+use crate::hcm::FrameLimits;
 use crate::invalid::Problems;
 
 /// How HTTP is spoken to a cluster, and how long its connections live.
@@ -57,6 +58,7 @@ pub struct H2Options {
     pub max_concurrent_streams: u32,
     pub stream_window: u32,
     pub connection_window: u32,
+    pub frames: FrameLimits,
     pub keepalive: Option<H2Keepalive>,
 }
 
@@ -75,6 +77,7 @@ impl Default for H2Options {
             max_concurrent_streams: 1024,
             stream_window: 16 << 20,
             connection_window: 24 << 20,
+            frames: FrameLimits::default(),
             keepalive: None,
         }
     }
@@ -247,7 +250,7 @@ impl H2Options {
         let default = Self::default();
         let Some(proto) = proto else { return default };
         p.at(name, |p| {
-            // The limits against floods bound what an endpoint can make us hold; our codec has its own, as strict.
+            // What waits to be sent is bounded by the codec, which reads no more meanwhile.
             // use_oghttp2_codec picks one of Envoy's codecs; allow_connect is about what a client may ask for.
             crate::refuse_set!(p, proto; allow_metadata, custom_settings_parameters, max_metadata_size);
             let ranged =
@@ -284,6 +287,7 @@ impl H2Options {
                     window,
                     p,
                 ),
+                frames: FrameLimits::decode(proto, p),
                 keepalive: proto.connection_keepalive.as_ref().and_then(|k| H2Keepalive::decode(k, p)),
             }
         })

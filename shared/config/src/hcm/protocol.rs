@@ -69,16 +69,22 @@ pub struct Http2Options {
     pub initial_stream_window_size: Option<u32>,
     /// Flow control window of a connection.
     pub initial_connection_window_size: Option<u32>,
-    /// Frames in a row without a payload.
-    pub max_empty_frames: Option<u32>,
-    /// PRIORITY frames for each stream.
-    pub max_priority_frames: Option<u32>,
-    /// WINDOW_UPDATE frames for each DATA frame that was sent; at least 1.
-    pub max_window_updates: Option<u32>,
+    pub frames: FrameLimits,
     /// Take extended CONNECT (RFC 8441).
     pub allow_connect: bool,
     /// Probing of connections.
     pub keepalive: Option<Keepalive>,
+}
+
+/// Frames that the other side may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FrameLimits {
+    /// In a row without a payload.
+    pub empty: u32,
+    /// PRIORITY for each stream.
+    pub priority: u32,
+    /// WINDOW_UPDATE for each DATA that was sent; at least 1.
+    pub window_updates: u32,
 }
 
 /// Probing of connections with PING.
@@ -201,9 +207,6 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
     if proto.max_concurrent_streams.is_some_and(|n| !(1..=0x7fff_ffff).contains(&n)) {
         p.refuse_at::<()>("max_concurrent_streams", "must be between 1 and 2147483647");
     }
-    if proto.max_inbound_window_update_frames_per_data_frame_sent == Some(0) {
-        p.refuse_at::<()>("max_inbound_window_update_frames_per_data_frame_sent", "must be at least 1");
-    }
     // The codec bounds whole heads, and queued frames by its own limits.
     refuse_set!(p, proto; max_header_field_size_kb, max_outbound_frames, max_outbound_control_frames);
     Http2Options {
@@ -215,14 +218,33 @@ pub fn http2_options(proto: Option<&pb::Http2ProtocolOptions>, p: &mut Problems)
             proto.initial_connection_window_size,
             p,
         ),
-        max_empty_frames: proto.max_consecutive_inbound_frames_with_empty_payload,
-        max_priority_frames: proto.max_inbound_priority_frames_per_stream,
-        max_window_updates: proto.max_inbound_window_update_frames_per_data_frame_sent,
+        frames: FrameLimits::decode(proto, p),
         allow_connect: proto.allow_connect,
         keepalive: proto
             .connection_keepalive
             .as_ref()
             .and_then(|keepalive| p.at("connection_keepalive", |p| keepalive_of(keepalive, p))),
+    }
+}
+
+impl Default for FrameLimits {
+    fn default() -> Self {
+        Self { empty: 1, priority: 100, window_updates: 10 }
+    }
+}
+
+impl FrameLimits {
+    pub(crate) fn decode(proto: &pb::Http2ProtocolOptions, p: &mut Problems) -> Self {
+        let default = Self::default();
+        let window_updates = proto.max_inbound_window_update_frames_per_data_frame_sent;
+        if window_updates == Some(0) {
+            p.refuse_at::<()>("max_inbound_window_update_frames_per_data_frame_sent", "must be at least 1");
+        }
+        Self {
+            empty: proto.max_consecutive_inbound_frames_with_empty_payload.unwrap_or(default.empty),
+            priority: proto.max_inbound_priority_frames_per_stream.unwrap_or(default.priority),
+            window_updates: window_updates.unwrap_or(default.window_updates),
+        }
     }
 }
 

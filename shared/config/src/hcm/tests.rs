@@ -126,8 +126,8 @@ fn protocol_options_are_read_and_checked() {
         "http2_protocol_options: {initial_stream_window_size: 1, allow_metadata: true, \
          max_inbound_window_update_frames_per_data_frame_sent: 0}",
         "http2_protocol_options.allow_metadata: not implemented by weir-proxy; \
-         http2_protocol_options.max_inbound_window_update_frames_per_data_frame_sent: must be at least 1; \
-         http2_protocol_options.initial_stream_window_size: must be between 65535 and 2147483647",
+         http2_protocol_options.initial_stream_window_size: must be between 65535 and 2147483647; \
+         http2_protocol_options.max_inbound_window_update_frames_per_data_frame_sent: must be at least 1",
     );
 }
 

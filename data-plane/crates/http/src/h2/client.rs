@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 
 use super::convert;
+use super::floods::{Watch, Watched};
 use super::incoming::Incoming;
 use super::keepalive::KeepAlive;
 use super::outgoing::Outgoing;
@@ -26,6 +27,7 @@ pub struct ClientConn {
 }
 
 struct Shared {
+    watch: Rc<Watch>,
     active: Cell<usize>,
     closed: Cell<bool>,
     max_streams: usize,
@@ -34,7 +36,7 @@ struct Shared {
 
 /// Drives a connection; spawn it on the worker. Ends with the connection.
 pub struct Driver {
-    conn: Connection<Rewind, Bytes>,
+    conn: Connection<Watched, Bytes>,
     keepalive: Option<KeepAlive>,
     shared: Rc<Shared>,
 }
@@ -75,10 +77,13 @@ impl ClientConn {
     /// # Errors
     /// The transport failed.
     pub async fn handshake(io: Io, options: &ClientOptions) -> Result<(Self, Driver), StreamError> {
-        let handshake = options.builder().handshake(Rewind::new(io, Bytes::new())).await;
+        let watch = Watch::of_server(options.frames);
+        let io = Watched::new(Rewind::new(io, Bytes::new()), Rc::clone(&watch));
+        let handshake = options.builder().handshake(io).await;
         let (send, mut conn) = handshake.map_err(|error| convert::error(&error))?;
         let keepalive = KeepAlive::new(options.limits.ping, conn.ping_pong());
         let shared = Rc::new(Shared {
+            watch,
             active: Cell::new(0),
             closed: Cell::new(false),
             max_streams: options.limits.max_concurrent_streams as usize,
@@ -136,7 +141,14 @@ impl Future for Driver {
             self.shared.closed.set(true);
             return Poll::Ready(Err(StreamError::new(StreamErrorKind::Timeout)));
         }
-        let result = ready!(Pin::new(&mut self.conn).poll(cx));
+        let result = match Pin::new(&mut self.conn).poll(cx) {
+            Poll::Pending if let Some(what) = self.shared.watch.flood() => {
+                tracing::debug!(what, "an endpoint was cut off");
+                self.shared.closed.set(true);
+                return Poll::Ready(Err(StreamError::protocol(what)));
+            }
+            polled => ready!(polled),
+        };
         self.shared.closed.set(true);
         Poll::Ready(result.map_err(|error| convert::error(&error)))
     }
@@ -177,6 +189,7 @@ impl ClientStream {
         let end = end && !upgrade;
         let (response, stream) =
             conn.send.send_request(request, end).map_err(|error| unsent(convert::error(&error)))?;
+        conn.shared.watch.opened();
         self.state = State::Open { outgoing: Outgoing::new(stream, end, false), incoming: Err(response), upgrade };
         self.head_out = (head.headers.byte_size() + head.path().len() + head.authority().len()) as u64;
         Ok(())
@@ -202,6 +215,7 @@ impl ClientStream {
         let State::Open { outgoing, .. } = &mut self.state else {
             return Err(StreamError::protocol("data_outside_of_body"));
         };
+        self.place.0.shared.watch.sent(data.len());
         let result = outgoing.send_data(data, end);
         self.note_write(result)
     }

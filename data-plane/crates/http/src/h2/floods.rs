@@ -1,4 +1,4 @@
-//! Frames of a client that cost more than they bring: when there are too many of them (CVE-2019-9511 to 9518).
+//! Frames of a peer that cost more than they bring: when there are too many of them (CVE-2019-9511 to 9518).
 //!
 //! Looks at the heads of frames as they pass on their way to the codec. The rules for single kinds of frames are
 //! Envoy's (`protocol_constraints.cc`); the one for all of them is nginx's.
@@ -8,12 +8,14 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::Rewind;
 
-/// What a client may send, with Envoy's defaults.
+/// What a peer may send, with Envoy's defaults.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameLimits {
     /// HEADERS, CONTINUATION and DATA in a row without a payload that do not end their stream
@@ -25,20 +27,25 @@ pub struct FrameLimits {
     pub window_updates: u32,
 }
 
-/// Bytes of frames that bring nothing, for each byte of heads and bodies both ways; and how many of these are given.
+/// Bytes of frames that bring nothing, for each byte of heads and bodies both ways; how many of these are given, and
+/// for how long.
 const IDLE_SHARE: u64 = 8;
-const IDLE_BYTES: u64 = 1 << 20;
+const IDLE_BYTES: u64 = 128 << 10;
+const IDLE_TIME: Duration = Duration::from_secs(60);
 
 const PREFACE: usize = 24;
 const HEAD: usize = 9;
 /// The largest payload of a DATA frame that every client takes.
 const DATA: u64 = 16_384;
 
-/// What one client sent so far; its connection and its streams share it.
+/// What one peer sent so far; its connection and its streams share it.
 #[derive(Debug)]
 pub(super) struct Watch {
     limits: FrameLimits,
     counts: Cell<Counts>,
+    /// The peer opens the streams, and sends the preface.
+    is_client: bool,
+    since: Cell<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,13 +84,24 @@ impl Default for FrameLimits {
 // === impl Watch ===
 
 impl Watch {
-    pub(super) fn new(limits: FrameLimits) -> Rc<Self> {
-        Rc::new(Self { limits, counts: Cell::default() })
+    pub(super) fn of_client(limits: FrameLimits) -> Rc<Self> {
+        Rc::new(Self { limits, counts: Cell::default(), is_client: true, since: Instant::now().into() })
+    }
+
+    pub(super) fn of_server(limits: FrameLimits) -> Rc<Self> {
+        Rc::new(Self { limits, counts: Cell::default(), is_client: false, since: Instant::now().into() })
     }
 
     /// What there was too much of.
     pub(super) fn flood(&self) -> Option<&'static str> {
         self.counts.get().flood
+    }
+
+    /// We opened a stream.
+    pub(super) fn opened(&self) {
+        let mut counts = self.counts.get();
+        counts.streams += 1;
+        self.counts.set(counts);
     }
 
     /// We sent so much of a body.
@@ -92,6 +110,19 @@ impl Watch {
         counts.data_sent += (bytes as u64).div_ceil(DATA);
         counts.payload += bytes as u64;
         self.counts.set(counts);
+    }
+
+    /// The clock is read only when there are too many of these frames for the time.
+    fn idle_flood(&self, counts: &mut Counts) -> Option<&'static str> {
+        if counts.bytes / IDLE_SHARE <= counts.payload + IDLE_BYTES {
+            return None;
+        }
+        let now = Instant::now();
+        if now - self.since.replace(now) < IDLE_TIME {
+            return Some("inbound_idle_frames_flood");
+        }
+        (counts.bytes, counts.payload) = (0, 0);
+        None
     }
 
     /// The head of a frame came; how long its payload is.
@@ -104,7 +135,7 @@ impl Watch {
             // DATA, HEADERS, CONTINUATION
             0 | 1 | 9 => {
                 let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
-                if kind == 1 && stream > counts.last_stream {
+                if self.is_client && kind == 1 && stream > counts.last_stream {
                     counts.last_stream = stream;
                     counts.streams += 1;
                 }
@@ -116,7 +147,9 @@ impl Watch {
             8 => counts.window_updates += 1,
             _ => {}
         }
-        counts.flood = counts.flood.or_else(|| self.limits.exceeded(&counts));
+        if counts.flood.is_none() {
+            counts.flood = self.limits.exceeded(&counts).or_else(|| self.idle_flood(&mut counts));
+        }
         self.counts.set(counts);
         length as usize
     }
@@ -132,8 +165,6 @@ impl FrameLimits {
             Some("inbound_priority_frames_flood")
         } else if counts.window_updates > updates.saturating_mul(2).saturating_add(5) {
             Some("inbound_window_update_frames_flood")
-        } else if counts.bytes / IDLE_SHARE > counts.payload + IDLE_BYTES {
-            Some("inbound_idle_frames_flood")
         } else {
             None
         }
@@ -144,7 +175,8 @@ impl FrameLimits {
 
 impl<T> Watched<T> {
     pub(super) fn new(io: T, watch: Rc<Watch>) -> Self {
-        Self { io, watch, skip: PREFACE, head: [0; HEAD], have: 0 }
+        let skip = if watch.is_client { PREFACE } else { 0 };
+        Self { io, watch, skip, head: [0; HEAD], have: 0 }
     }
 
     fn look(&mut self, mut bytes: &[u8]) {
@@ -221,7 +253,7 @@ mod tests {
     /// The flood that the `count`-th of frames after a stream's HEADERS is, and not the one before; read in pieces.
     fn check(frame_of: Vec<u8>, count: usize, wanted: &'static str) {
         for piece in [1, 5, 9, 1000] {
-            let watch = Watch::new(FrameLimits::default());
+            let watch = Watch::of_client(FrameLimits::default());
             let mut watched = Watched::new((), Rc::clone(&watch));
             let mut feed = |bytes: &[u8]| bytes.chunks(piece).for_each(|piece| watched.look(piece));
             feed(&[0; PREFACE]);
@@ -246,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_comes_beside_streams_and_bodies_is_none() {
-        let watch = Watch::new(FrameLimits::default());
+        let watch = Watch::of_client(FrameLimits::default());
         let mut watched = Watched::new((), Rc::clone(&watch));
         watched.look(&[0; PREFACE]);
         for stream in 1..1000 {
@@ -260,5 +292,19 @@ mod tests {
             watched.look(&frame(6, 0, 0, 8));
         }
         assert_eq!(watch.flood(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_that_bring_nothing_may_come_in_time() {
+        let watch = Watch::of_server(FrameLimits::default());
+        let mut watched = Watched::new((), Rc::clone(&watch));
+        let (ping, a_second) = (frame(6, 0, 0, 8), 1000);
+        for _ in 0..300 {
+            (0..a_second).for_each(|_| watched.look(&ping));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(watch.flood(), None);
+        (0..120 * a_second).for_each(|_| watched.look(&ping));
+        assert_eq!(watch.flood(), Some("inbound_idle_frames_flood"));
     }
 }

@@ -49,6 +49,7 @@ pub struct ServerOptions {
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
     pub limits: Limits,
+    pub frames: FrameLimits,
 }
 
 impl Default for Limits {

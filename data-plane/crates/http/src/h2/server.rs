@@ -55,7 +55,7 @@ impl ServerConn {
     /// # Errors
     /// The client speaks something else, or went away.
     pub async fn handshake(io: Io, read: Bytes, options: &ServerOptions) -> Result<Self, StreamError> {
-        let watch = Watch::new(options.frames);
+        let watch = Watch::of_client(options.frames);
         let io = Watched::new(Rewind::new(io, read), Rc::clone(&watch));
         let handshake = options.builder().handshake(io).await;
         let mut conn = handshake.map_err(|error| convert::error(&error))?;
@@ -80,7 +80,11 @@ impl ServerConn {
         }
         loop {
             let accepted = match self.conn.poll_accept(cx) {
-                Poll::Pending if self.watch.flood().is_some() && !self.flooded => {
+                Poll::Pending if self.watch.flood().is_some() => {
+                    if self.flooded {
+                        // A client that does not take even GOAWAY gets none.
+                        return Poll::Ready(None);
+                    }
                     self.flooded = true;
                     self.conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                     continue;

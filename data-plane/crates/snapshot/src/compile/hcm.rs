@@ -90,7 +90,7 @@ fn http1(config: &Config) -> h1::ServerOptions {
 
 fn http2(config: &Config) -> h2::ServerOptions {
     let options = &config.http2;
-    let (default, frames) = (Limits::default(), FrameLimits::default());
+    let default = Limits::default();
     h2::ServerOptions {
         limits: Limits {
             // Envoy's default since 1.36; a client may open this many streams at once.
@@ -110,9 +110,9 @@ fn http2(config: &Config) -> h2::ServerOptions {
             ..default
         },
         frames: FrameLimits {
-            empty: options.max_empty_frames.unwrap_or(frames.empty),
-            priority: options.max_priority_frames.unwrap_or(frames.priority),
-            window_updates: options.max_window_updates.unwrap_or(frames.window_updates),
+            empty: options.frames.empty,
+            priority: options.frames.priority,
+            window_updates: options.frames.window_updates,
         },
         enable_connect_protocol: options.allow_connect,
     }
