@@ -62,6 +62,7 @@ second() {
     check xds_grpc 120 python3 $here/xds_grpc.py "$server"
     check differential 240 python3 $here/differential.py "$proxy"
     check validate 90 python3 $here/validate.py "$proxy"
+    check resilience 120 python3 $here/resilience.py "$proxy"
     check h2spec 180 $here/h2spec.sh "$proxy" "$peers/h2spec"
     check grpc_interop 180 python3 $here/grpc_interop.py "$proxy"
     return $failed

@@ -336,6 +336,7 @@ fn an_answer_to_traffic_can_take_its_endpoint_out_at_once() {
     eventually("no more traffic", || proxy.connect().ask(GET).status() == 503);
     wait_healthy(&proxy, 0);
     eventually("the checker heard", || flags(&proxy, 0) == ["failed_active_hc", "excluded_via_immediate_hc_fail"]);
+    eventually("it is counted", || origin_cluster(&proxy).state.stats.membership_excluded().value() == 1);
     assert!(origin_cluster(&proxy).health_stats().unwrap().passive_failure().value() >= 1);
 }
 

@@ -139,7 +139,9 @@ async fn copy(
             end_other(&mut up.io, &up.reset, &error).await;
         }
         Over::Ended(End::Failed(Side::Second, error)) => {
-            info.flags.set(Flags::UPSTREAM_CONNECTION_TERMINATION);
+            let was_reset = error.kind() == ErrorKind::ConnectionReset;
+            let flag = if was_reset { Flags::UPSTREAM_REMOTE_RESET } else { Flags::UPSTREAM_CONNECTION_TERMINATION };
+            info.flags.set(flag);
             end_other(&mut down.io, &down.reset, &error).await;
         }
     }
@@ -206,9 +208,9 @@ async fn connect(conn: &Connection, proxy: &TcpProxy, info: &mut StreamInfo, sta
     let mut tried = Vec::new();
     let mut backoff = proxy.config.backoff.map(|(base, max)| Backoff::new(base, max));
     loop {
-        info.upstream.attempts += 1;
         // Each try may go to another member of an aggregate.
         let (cluster, endpoint) = pick(conn, proxy, (&cluster, criteria), (&tried, host.as_deref()), info)?;
+        info.upstream.attempts += 1;
         let options = CheckoutOptions {
             proxied: cluster.config.proxy_protocol.as_ref().map(|_| Proxied::of(&conn.info, &proxy.config.proxy_tlvs)),
             ..CheckoutOptions::default()

@@ -320,6 +320,8 @@ impl Cluster {
         stats.membership_total().set((self.known.len() + made) as u64);
         stats.membership_healthy().set((tables.healthy + made) as u64);
         stats.membership_degraded().set(tables.degraded as u64);
+        let unchecked = self.config.ignore_new_until_checked;
+        stats.membership_excluded().set(self.endpoints().filter(|e| e.is_excluded(unchecked)).count() as u64);
         self.report_checks();
         stats.max_host_weight().set(self.endpoints().map(|e| self.weight_of(e).into()).max().unwrap_or(0));
         if let (Some(subsets), Some(stats)) = (&tables.subsets, self.state.lb_stats.get()) {

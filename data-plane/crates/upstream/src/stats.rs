@@ -94,6 +94,7 @@ shared_telemetry::stats! {
         gauge membership_total,
         gauge membership_healthy,
         gauge membership_degraded,
+        gauge membership_excluded,
         gauge max_host_weight,
         counter update_attempt,
         counter update_success,
