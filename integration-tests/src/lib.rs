@@ -7,6 +7,7 @@ pub mod config;
 pub mod dns;
 pub mod eventually;
 pub mod proxy;
+pub mod skip;
 pub mod tls;
 pub mod upstream;
 pub mod wire;

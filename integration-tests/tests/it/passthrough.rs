@@ -205,8 +205,7 @@ fn plain_text_is_only_refused_where_tls_is_all_there_may_be() {
 fn has_openssl(test: &str) -> bool {
     let there = Command::new("openssl").arg("version").output().is_ok_and(|output| output.status.success());
     if !there {
-        // Past the capture of tests, so that it is seen.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: there is no openssl here");
+        integration_tests::skip::skipped(test, "there is no openssl here");
     }
     there
 }

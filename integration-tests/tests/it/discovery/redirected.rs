@@ -2,8 +2,6 @@
 //!
 //! Runs in a network namespace of its own, in a process of its own; where that is not allowed it says so and is skipped.
 
-#![allow(clippy::print_stdout, reason = "a test that was skipped should be seen")]
-
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -26,8 +24,7 @@ fn a_connection_that_was_redirected_goes_where_it_was_going() {
         return within();
     }
     if !run("unshare", "-n ip link set lo up") || !run("unshare", "-n iptables -t nat -L -n") {
-        println!("SKIPPED {NAME}: no network namespace or no iptables here");
-        return;
+        return integration_tests::skip::skipped(NAME, "no network namespace or no iptables here");
     }
     let this = std::env::current_exe().unwrap();
     let child = Command::new("unshare").arg("-n").arg(this).args(["--exact", NAME]).env(WITHIN, "1").spawn();
