@@ -16,8 +16,9 @@ fn programs() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap().to_owned();
     let mut cargo = Command::new(env!("CARGO"));
-    // All of the workspace, so that dependencies are built with the features that the tests have built them with.
-    cargo.args(["build", "--offline", "--workspace", "--bins"]);
+    // All of the workspace, and examples with it, which need what tests need: so dependencies have the features that the
+    // tests have built them with, and nothing is built twice.
+    cargo.args(["build", "--offline", "--workspace", "--bins", "--examples"]);
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
     cargo.arg("--target-dir").arg(folder.parent().unwrap());
     if folder.ends_with("release") {
