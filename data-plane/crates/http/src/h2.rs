@@ -17,5 +17,5 @@ mod server;
 pub use client::{ClientConn, ClientStream, Driver};
 pub use floods::FrameLimits;
 pub use options::{ClientOptions, Limits, Ping, ServerOptions};
-pub use rewind::Rewind;
+use rewind::Rewind;
 pub use server::{ServerConn, ServerStream};

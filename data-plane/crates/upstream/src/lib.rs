@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod cluster;
 pub mod dns;
 pub mod endpoint;
+mod grpc;
 pub mod health;
 pub mod orca;
 pub mod outlier;

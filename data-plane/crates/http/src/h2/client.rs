@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
 
 use super::convert;
-use super::floods::{Watch, Watched};
+use super::floods::{Heads, Watch};
 use super::incoming::Incoming;
 use super::keepalive::KeepAlive;
 use super::outgoing::Outgoing;
@@ -36,7 +36,7 @@ struct Shared {
 
 /// Drives a connection; spawn it on the worker. Ends with the connection.
 pub struct Driver {
-    conn: Connection<Watched, Bytes>,
+    conn: Connection<Rewind, Bytes>,
     keepalive: Option<KeepAlive>,
     shared: Rc<Shared>,
 }
@@ -78,7 +78,7 @@ impl ClientConn {
     /// The transport failed.
     pub async fn handshake(io: Io, options: &ClientOptions) -> Result<(Self, Driver), StreamError> {
         let watch = Watch::of_server(options.frames);
-        let io = Watched::new(Rewind::new(io, Bytes::new()), Rc::clone(&watch));
+        let io = Rewind::new(io, Bytes::new(), Heads::new(Rc::clone(&watch)));
         let handshake = options.builder().handshake(io).await;
         let (send, mut conn) = handshake.map_err(|error| convert::error(&error))?;
         let keepalive = KeepAlive::new(options.limits.ping, conn.ping_pong());

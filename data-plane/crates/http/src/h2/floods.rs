@@ -4,16 +4,10 @@
 //! Envoy's (`protocol_constraints.cc`); the one for all of them is nginx's.
 
 use std::cell::Cell;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-
-use super::Rewind;
 
 /// What a peer may send, with Envoy's defaults.
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +57,9 @@ struct Counts {
     flood: Option<&'static str>,
 }
 
-/// A transport that counts the frames that come by it.
+/// Finds the heads of frames in the bytes that come.
 #[derive(Debug)]
-pub(super) struct Watched<T = Rewind> {
-    io: T,
+pub(super) struct Heads {
     watch: Rc<Watch>,
     /// Bytes to come before the next head.
     skip: usize,
@@ -171,15 +164,20 @@ impl FrameLimits {
     }
 }
 
-// === impl Watched ===
+// === impl Heads ===
 
-impl<T> Watched<T> {
-    pub(super) fn new(io: T, watch: Rc<Watch>) -> Self {
+impl Heads {
+    pub(super) fn new(watch: Rc<Watch>) -> Self {
         let skip = if watch.is_client { PREFACE } else { 0 };
-        Self { io, watch, skip, head: [0; HEAD], have: 0 }
+        Self { watch, skip, head: [0; HEAD], have: 0 }
     }
 
-    fn look(&mut self, mut bytes: &[u8]) {
+    /// Whether nothing more is to be read; who drives the connection looks next, and ends it.
+    pub(super) fn are_a_flood(&self) -> bool {
+        self.watch.flood().is_some()
+    }
+
+    pub(super) fn look(&mut self, mut bytes: &[u8]) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -199,45 +197,6 @@ impl<T> Watched<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.watch.flood().is_some() {
-            // Nothing more is read; who drives the connection looks next, and ends it.
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.look(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,8 +213,8 @@ mod tests {
     fn check(frame_of: Vec<u8>, count: usize, wanted: &'static str) {
         for piece in [1, 5, 9, 1000] {
             let watch = Watch::of_client(FrameLimits::default());
-            let mut watched = Watched::new((), Rc::clone(&watch));
-            let mut feed = |bytes: &[u8]| bytes.chunks(piece).for_each(|piece| watched.look(piece));
+            let mut heads = Heads::new(Rc::clone(&watch));
+            let mut feed = |bytes: &[u8]| bytes.chunks(piece).for_each(|piece| heads.look(piece));
             feed(&[0; PREFACE]);
             feed(&frame(1, 4, 1, 20));
             (1..count).for_each(|_| feed(&frame_of));
@@ -279,17 +238,17 @@ mod tests {
     #[test]
     fn what_comes_beside_streams_and_bodies_is_none() {
         let watch = Watch::of_client(FrameLimits::default());
-        let mut watched = Watched::new((), Rc::clone(&watch));
-        watched.look(&[0; PREFACE]);
+        let mut heads = Heads::new(Rc::clone(&watch));
+        heads.look(&[0; PREFACE]);
         for stream in 1..1000 {
-            watched.look(&frame(1, 4, stream, 50));
-            watched.look(&frame(2, 0, stream, 5));
+            heads.look(&frame(1, 4, stream, 50));
+            heads.look(&frame(2, 0, stream, 5));
             // An empty one now and then, and one that ends the stream.
-            [100, 0, 100, 0].iter().for_each(|length| watched.look(&frame(0, 0, stream, *length)));
-            watched.look(&frame(0, 1, stream, 0));
+            [100, 0, 100, 0].iter().for_each(|length| heads.look(&frame(0, 0, stream, *length)));
+            heads.look(&frame(0, 1, stream, 0));
             watch.sent(100_000);
-            (0..14).for_each(|_| watched.look(&frame(8, 0, stream, 4)));
-            watched.look(&frame(6, 0, 0, 8));
+            (0..14).for_each(|_| heads.look(&frame(8, 0, stream, 4)));
+            heads.look(&frame(6, 0, 0, 8));
         }
         assert_eq!(watch.flood(), None);
     }
@@ -297,14 +256,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn frames_that_bring_nothing_may_come_in_time() {
         let watch = Watch::of_server(FrameLimits::default());
-        let mut watched = Watched::new((), Rc::clone(&watch));
+        let mut heads = Heads::new(Rc::clone(&watch));
         let (ping, a_second) = (frame(6, 0, 0, 8), 1000);
         for _ in 0..300 {
-            (0..a_second).for_each(|_| watched.look(&ping));
+            (0..a_second).for_each(|_| heads.look(&ping));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         assert_eq!(watch.flood(), None);
-        (0..120 * a_second).for_each(|_| watched.look(&ping));
+        (0..120 * a_second).for_each(|_| heads.look(&ping));
         assert_eq!(watch.flood(), Some("inbound_idle_frames_flood"));
     }
 }

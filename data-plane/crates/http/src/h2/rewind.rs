@@ -1,33 +1,42 @@
-//! A transport that first gives back what was read from it already, to find out what it speaks.
+//! A transport that first gives back what was read from it already, to find out what it speaks; who watches for floods
+//! sees all of it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::floods::Heads;
 use crate::Io;
 
-pub struct Rewind {
+pub(super) struct Rewind {
     bytes: Bytes,
     io: Io,
+    heads: Heads,
 }
 
 impl Rewind {
-    pub fn new(io: Io, bytes: Bytes) -> Self {
-        Self { bytes, io }
+    pub(super) fn new(io: Io, bytes: Bytes, heads: Heads) -> Self {
+        Self { bytes, io, heads }
     }
 }
 
 impl AsyncRead for Rewind {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.bytes.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+        if self.heads.are_a_flood() {
+            return Poll::Pending;
         }
-        let size = self.bytes.len().min(buf.remaining());
-        buf.put_slice(&self.bytes[..size]);
-        self.bytes.advance(size);
+        let before = buf.filled().len();
+        if self.bytes.is_empty() {
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        } else {
+            let size = self.bytes.len().min(buf.remaining());
+            buf.put_slice(&self.bytes[..size]);
+            self.bytes.advance(size);
+        }
+        self.heads.look(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }

@@ -12,7 +12,7 @@ use h2::{Reason, RecvStream};
 use http::StatusCode;
 
 use super::convert::{self, Malformed};
-use super::floods::{Watch, Watched};
+use super::floods::{Heads, Watch};
 use super::incoming::Incoming;
 use super::keepalive::KeepAlive;
 use super::outgoing::Outgoing;
@@ -22,7 +22,7 @@ use crate::{Frame, Headers, Io, Method, RequestHead, ResponseHead, name};
 
 /// The server side of a connection.
 pub struct ServerConn {
-    conn: Connection<Watched, Bytes>,
+    conn: Connection<Rewind, Bytes>,
     watch: Rc<Watch>,
     keepalive: Option<KeepAlive>,
     max_headers: usize,
@@ -56,7 +56,7 @@ impl ServerConn {
     /// The client speaks something else, or went away.
     pub async fn handshake(io: Io, read: Bytes, options: &ServerOptions) -> Result<Self, StreamError> {
         let watch = Watch::of_client(options.frames);
-        let io = Watched::new(Rewind::new(io, read), Rc::clone(&watch));
+        let io = Rewind::new(io, read, Heads::new(Rc::clone(&watch)));
         let handshake = options.builder().handshake(io).await;
         let mut conn = handshake.map_err(|error| convert::error(&error))?;
         let keepalive = KeepAlive::new(options.limits.ping, conn.ping_pong());

@@ -10,6 +10,7 @@ use super::dial::Subject;
 use super::exchange::{self, Answer, Kept, Request};
 use super::http::{USER_AGENT, change, scheme};
 use super::status::{Failure, Outcome};
+use crate::grpc::{framed, put_varint, take_varint};
 use crate::pool::connect::Wanted;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -50,11 +51,7 @@ fn message(service: &str) -> Bytes {
         put_varint(&mut message, service.len() as u64);
         message.put_slice(service.as_bytes());
     }
-    let mut frame = BytesMut::with_capacity(message.len() + 5);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    frame.put_slice(&message);
-    frame.freeze()
+    framed(&message)
 }
 
 fn is_serving(answer: &Answer) -> bool {
@@ -93,29 +90,6 @@ fn status(body: &[u8]) -> Option<u64> {
         }
     }
     Some(status)
-}
-
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits")]
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    #[allow(clippy::cast_possible_truncation, reason = "less than 0x80")]
-    out.put_u8(value as u8);
-}
-
-fn take_varint(from: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = from.split_first()?;
-        *from = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

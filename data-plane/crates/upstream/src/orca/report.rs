@@ -12,6 +12,8 @@ use dp_http::Headers;
 use serde::Deserialize;
 use shared_config::lb_policy::Metric;
 
+use crate::grpc::take_varint;
+
 const TEXT: &str = "endpoint-load-metrics";
 const BINARY: &str = "endpoint-load-metrics-bin";
 /// The fields of `OrcaLoadReport` that are maps.
@@ -183,15 +185,15 @@ fn field<'a>(left: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
     if left.is_empty() {
         return Some(None);
     }
-    let key = varint(left)?;
+    let key = take_varint(left)?;
     let field = match key & 7 {
         0 => {
-            varint(left)?;
+            take_varint(left)?;
             Field::Other
         }
         1 => Field::Double(f64::from_le_bytes(*take(left, 8)?.first_chunk()?)),
         2 => {
-            let length = usize::try_from(varint(left)?).ok()?;
+            let length = usize::try_from(take_varint(left)?).ok()?;
             Field::Bytes(take(left, length)?)
         }
         5 => {
@@ -201,18 +203,6 @@ fn field<'a>(left: &mut &'a [u8]) -> Option<Option<(u64, Field<'a>)>> {
         _ => return None,
     };
     Some(Some((key >> 3, field)))
-}
-
-fn varint(left: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = take(left, 1)?[0];
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 fn take<'a>(left: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {

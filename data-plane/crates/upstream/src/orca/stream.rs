@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::endpoint::Endpoint;
+use crate::grpc::{framed, put_varint};
 use crate::pool::connect::{Target, Wanted, establish};
 use crate::stats::OrcaStats;
 
@@ -244,25 +245,11 @@ fn request(period: Duration) -> Bytes {
             put_varint(&mut interval, value);
         }
     }
-    let mut frame = BytesMut::new();
-    frame.put_u8(0);
-    // A duration takes far less than 128 bytes.
-    #[allow(clippy::cast_possible_truncation)]
-    let length = interval.len() as u8;
-    frame.put_u32(u32::from(length) + 2);
-    frame.put_slice(&[0x0a, length]);
-    frame.put_slice(&interval);
-    frame.freeze()
-}
-
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits")]
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    #[allow(clippy::cast_possible_truncation, reason = "less than 0x80")]
-    out.put_u8(value as u8);
+    let mut message = BytesMut::new();
+    message.put_u8(0x0a);
+    put_varint(&mut message, interval.len() as u64);
+    message.put_slice(&interval);
+    framed(&message)
 }
 
 #[derive(Debug, PartialEq, Eq)]
